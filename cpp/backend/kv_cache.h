@@ -1,0 +1,37 @@
+#pragma once
+
+#include <cstdint>
+#include <span>
+
+#include "core/tensor.h"
+
+namespace quire {
+
+/// The paged keys and values of one layer. A page holds `block_size` tokens; its inside belongs to the backend, which
+/// says how many bytes it takes (Backend::kv_block_bytes). Model and scheduler only count blocks.
+struct KvLayer {
+  void* data = nullptr;  ///< num_blocks pages, `block_bytes` apart
+  DType dtype = DType::kFloat32;
+  int64_t num_blocks = 0;
+  int64_t block_bytes = 0;
+  int32_t block_size = 0;    ///< B
+  int32_t num_kv_heads = 0;  ///< G
+  int32_t head_dim = 0;      ///< K, of keys
+  int32_t v_head_dim = 0;    ///< of values
+};
+
+/// The ragged batch of one step: tokens of all sequences packed along T, prompt chunks and single tokens alike.
+/// Arrays live in the backend's memory.
+struct RaggedBatch {
+  int32_t num_tokens = 0;                 ///< T
+  int32_t num_sequences = 0;              ///< S
+  const int32_t* token_ids = nullptr;     ///< [T]
+  const int32_t* positions = nullptr;     ///< [T], counted from the sequence's first token
+  const int64_t* slots = nullptr;         ///< [T], block * B + offset where the token's keys and values go
+  const int32_t* query_start = nullptr;   ///< [S + 1], first token of each sequence in T
+  const int32_t* context_lens = nullptr;  ///< [S], keys in the cache once this step's are written
+  const int32_t* block_tables = nullptr;  ///< [S, max_blocks], unused entries hold any value
+  int32_t max_blocks = 0;
+};
+
+}  // namespace quire

@@ -1,0 +1,30 @@
+#pragma once
+
+#include "backend/ops/activation.h"
+#include "backend/ops/attention.h"
+#include "backend/ops/embed.h"
+#include "backend/ops/gather.h"
+#include "backend/ops/kv_write.h"
+#include "backend/ops/linear.h"
+#include "backend/ops/norm.h"
+#include "backend/ops/rope.h"
+#include "backend/ops/sample.h"
+
+namespace quire {
+
+/// All that a model asks of a device. Every backend fills every entry.
+struct Ops {
+  EmbedFn embed = nullptr;
+  NormFn norm = nullptr;
+  LinearFn linear = nullptr;
+  RopeFn rope = nullptr;
+  KvWriteFn kv_write = nullptr;
+  CopyBlocksFn copy_blocks = nullptr;
+  AttentionFn attention = nullptr;
+  ActivationFn activation = nullptr;
+  GatherFn gather = nullptr;
+  LogitScaleFn logit_scale = nullptr;
+  SampleFn sample = nullptr;
+};
+
+}  // namespace quire

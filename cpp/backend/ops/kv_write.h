@@ -1,0 +1,27 @@
+#pragma once
+
+#include "backend/kv_cache.h"
+#include "core/tensor.h"
+
+namespace quire {
+
+class Stream;
+
+/// Store keys and values of this step's tokens at batch.slots, rounded to the cache's type.
+struct KvWriteArgs {
+  Tensor k;  ///< [T, G, K] float32, rows may be strided
+  Tensor v;  ///< [T, G, v_head_dim] float32, rows may be strided
+  KvLayer kv;
+  const int64_t* slots = nullptr;  ///< [T]
+};
+using KvWriteFn = void (*)(const KvWriteArgs&, Stream&);
+
+/// Copy whole blocks within every given layer: copy-on-write of shared blocks.
+struct CopyBlocksArgs {
+  std::span<const KvLayer> layers;
+  std::span<const int32_t> from;  ///< block numbers, in host memory
+  std::span<const int32_t> to;
+};
+using CopyBlocksFn = void (*)(const CopyBlocksArgs&, Stream&);
+
+}  // namespace quire

@@ -1,0 +1,23 @@
+#pragma once
+
+#include "backend/packed_linear.h"
+#include "core/tensor.h"
+
+namespace quire {
+
+class Stream;
+
+/// out[t, n] = sum_k x[t, k] * weight[n, k] (+ bias[n]) (+ residual[t, n]).
+///
+/// Order of the sum, on the CPU: one fused multiply-add after the other from k = 0, starting at 0, in float32; then
+/// bias, then residual. So a row's result does not depend on T, nor on the instruction set.
+struct LinearArgs {
+  Tensor x;                              ///< [T, K] float32, rows may be strided
+  const PackedLinear* weight = nullptr;  ///< [N, K]
+  Tensor bias;                           ///< [N] float32, may be absent
+  Tensor residual;                       ///< [T, N] float32, may be absent, may be `out`
+  Tensor out;                            ///< [T, N] float32; not `x`
+};
+using LinearFn = void (*)(const LinearArgs&, Stream&);
+
+}  // namespace quire

@@ -1,0 +1,28 @@
+# Flags that every room shares. ISA flags are set per file, where the file is listed.
+set(CMAKE_CXX_STANDARD 20)
+set(CMAKE_CXX_STANDARD_REQUIRED ON)
+set(CMAKE_CXX_EXTENSIONS OFF)
+set(CMAKE_POSITION_INDEPENDENT_CODE ON)
+
+# Results must not depend on which instruction set a file was compiled for, so the compiler may not fuse by itself.
+add_compile_options(-Wall -Wextra -Wpedantic -Wno-missing-field-initializers -ffp-contract=off)
+if(QUIRE_WERROR)
+  add_compile_options(-Werror)
+endif()
+if(QUIRE_SANITIZE)
+  add_compile_options(-fsanitize=${QUIRE_SANITIZE} -fno-sanitize-recover=all -fno-omit-frame-pointer -g)
+  add_link_options(-fsanitize=${QUIRE_SANITIZE})
+endif()
+
+# quire_room(text SOURCES a.cc b.cc): the objects of one room. All rooms are joined into the library `quire`; a test may
+# link single rooms.
+function(quire_room name)
+  cmake_parse_arguments(ROOM "" "" "SOURCES" ${ARGN})
+  if(NOT ROOM_SOURCES)
+    add_library(quire_${name} INTERFACE)
+    return()
+  endif()
+  add_library(quire_${name} OBJECT ${ROOM_SOURCES})
+  target_include_directories(quire_${name} PUBLIC $<BUILD_INTERFACE:${PROJECT_SOURCE_DIR}/cpp> $<BUILD_INTERFACE:${PROJECT_SOURCE_DIR}/cpp/include>)
+  set_property(GLOBAL APPEND PROPERTY QUIRE_ROOMS quire_${name})
+endfunction()

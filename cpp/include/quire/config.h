@@ -1,0 +1,58 @@
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+
+namespace quire {
+
+/// Which distribution Output's log-probabilities are taken from.
+enum class LogprobsMode {
+  kProcessed,  ///< after bias, penalties, temperature and truncation, as vLLM 0.4.0
+  kRaw,        ///< of the model's own logits, as vLLM since 0.11
+};
+
+/// What an engine is built from. Everything but `model` has a working default.
+struct EngineConfig {
+  /// Folder in Hugging Face layout: config.json, weights, tokenizer files.
+  std::string model;
+  /// Folder of the tokenizer, if it is not the model's. Empty: `model`.
+  std::string tokenizer;
+  /// Read the vocabulary from the tokenizer's folder, so that outputs carry text and stop strings work.
+  bool with_vocabulary = true;
+  /// "auto", or "cpu". "cpu:portable", "cpu:avx2" and "cpu:avx512" force one instruction set.
+  std::string device = "auto";
+  /// Type of weights and KV cache: "auto" (as stored), "float32", "bfloat16" ("bf16"), "float16" ("half").
+  /// Arithmetic on the CPU is float32 always; "float32" keeps 16-bit weights as stored, which is exact, and makes the
+  /// KV cache float32.
+  std::string dtype = "auto";
+  /// Longest prompt plus output in tokens; unset: what the model's config allows, at most what the KV cache holds.
+  std::optional<int32_t> max_model_len;
+  /// Tokens per KV block. One of 8, 16, 32, 64, 128.
+  int32_t block_size = 16;
+  /// Most sequences in one step. Range: >= 1.
+  int32_t max_num_seqs = 256;
+  /// Most tokens computed in one step; longer prompts are computed in chunks. Unset: 512 on the CPU. Range: >= 1.
+  std::optional<int32_t> max_num_batched_tokens;
+  /// Bytes of the KV cache. Unset: see cpp/README.md, "Memory plan".
+  std::optional<int64_t> kv_cache_memory_bytes;
+  /// Number of KV blocks, over any other setting; for tests of preemption.
+  std::optional<int32_t> num_blocks_override;
+  /// Reuse KV blocks of equal prompt beginnings between requests.
+  bool enable_prefix_caching = true;
+  /// Threads that compute. 0: one per physical core of this process's affinity mask.
+  int32_t num_threads = 0;
+  /// Seed of the requests that bring none.
+  int64_t seed = 0;
+  /// Upper bound of SamplingParams::logprobs and prompt_logprobs.
+  int32_t max_logprobs = 20;
+  LogprobsMode logprobs_mode = LogprobsMode::kProcessed;
+  /// Requests that may wait or run at a time; submit beyond it is refused with kInvalidArgument. Range: >= 1.
+  int64_t max_queued_requests = 1 << 20;
+
+  /// Check all that can be checked without reading the model.
+  /// Raises: kInvalidArgument naming field and value.
+  void validate() const;
+};
+
+}  // namespace quire

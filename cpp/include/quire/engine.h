@@ -1,0 +1,111 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "quire/config.h"
+#include "quire/request.h"
+#include "quire/vocabulary.h"
+
+namespace quire {
+
+/// What a model folder says, read without its weights.
+struct ModelInfo {
+  std::string architecture;  ///< as in config.json
+  std::string family;        ///< the row of the family table
+  std::string dtype;         ///< of the stored weights: "float32", "bfloat16", "float16"
+  int64_t num_parameters = 0;
+  int64_t weight_bytes = 0;
+  int32_t vocab_size = 0;
+  int32_t num_layers = 0;
+  int32_t hidden_size = 0;
+  int32_t num_heads = 0;
+  int32_t num_kv_heads = 0;
+  int32_t head_dim = 0;
+  /// Longest sequence the config allows, rope scaling included.
+  int32_t max_position_embeddings = 0;
+  /// Tokens that end a text: generation_config.json's and config.json's.
+  std::vector<int32_t> eos_token_ids;
+  std::optional<int32_t> bos_token_id;
+};
+
+/// Where the memory goes; all in bytes unless named otherwise.
+struct MemoryPlan {
+  int64_t weight_bytes = 0;
+  int64_t kv_cache_bytes = 0;
+  int64_t kv_bytes_per_token = 0;
+  int64_t workspace_bytes = 0;
+  int32_t num_blocks = 0;
+  int32_t block_size = 0;
+  int32_t max_model_len = 0;
+  /// Physical memory that was free when the plan was made.
+  int64_t available_bytes = 0;
+};
+
+/// A folder looked at without reading weights: what `quire info` prints.
+struct ModelDescription {
+  ModelInfo model;
+  MemoryPlan memory;
+  /// The backend that would run it, e.g. "cpu (avx512)".
+  std::string backend;
+  int32_t num_threads = 0;
+};
+
+/// Counters of a running engine. Consistent with each other: taken between two steps.
+struct EngineStats {
+  int64_t num_running = 0;
+  int64_t num_waiting = 0;
+  int64_t num_blocks = 0;
+  int64_t num_free_blocks = 0;  ///< cached but unused blocks count as free
+  int64_t num_steps = 0;
+  int64_t num_preemptions = 0;
+  int64_t num_prompt_tokens = 0;  ///< computed, not found in the cache
+  int64_t num_cached_tokens = 0;  ///< found in the prefix cache
+  int64_t num_generated_tokens = 0;
+  int64_t num_finished_requests = 0;
+};
+
+/// Runs one model: an engine thread that schedules and computes, and a queue in front of it.
+/// Thread safety: every method may be called from any thread, also from within a callback, close() excepted.
+class Engine {
+ public:
+  /// Read the model and start the engine thread.
+  /// Raises: kNotFound, kInvalidArgument, kUnsupported, kOutOfMemory; see Error.
+  static std::unique_ptr<Engine> create(const EngineConfig& config);
+
+  /// Read what can be known about a folder without its weights.
+  /// Raises: as create().
+  static ModelDescription describe(const EngineConfig& config);
+
+  /// The architecture names that can be loaded, in the order of the family table.
+  static std::vector<std::string> architectures();
+
+  virtual ~Engine() = default;
+
+  /// Queue a request; its callback is called from the engine thread until Output::finished.
+  /// Raises: kInvalidArgument for parameters, ids or lengths out of range, a full queue or a closed engine; the engine
+  /// and its other requests are untouched by a refused one. kInternal with the stored message after the engine has
+  /// failed.
+  virtual RequestId submit(Request request, OutputCallback callback) = 0;
+
+  /// End a request within one step; its callback is called with kAbort. Returns false if it is unknown or has ended.
+  virtual bool cancel(RequestId id) = 0;
+
+  /// Cancel what runs, stop the thread and give all memory back. Called by the destructor; a second call does nothing.
+  virtual void close() = 0;
+
+  virtual EngineStats stats() const = 0;
+  virtual const ModelDescription& description() const = 0;
+  /// The configuration with every "auto" resolved.
+  virtual const EngineConfig& config() const = 0;
+  /// Null if EngineConfig::with_vocabulary was false.
+  virtual std::shared_ptr<const Vocabulary> vocabulary() const = 0;
+
+  /// Seconds on the steady clock that RequestMetrics uses.
+  static double now();
+};
+
+}  // namespace quire

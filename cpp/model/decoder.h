@@ -1,0 +1,41 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+
+#include "backend/backend.h"
+#include "spec/spec.h"
+#include "weights/model_weights.h"
+
+namespace quire {
+
+/// The one layer loop: tokens in, logits out, over a backend's ops. Reads the spec, never a family's name.
+/// Thread safety: one caller at a time.
+class Decoder {
+ public:
+  /// All arguments must outlive the decoder. `max_model_len`: longest sequence, rows of the rope tables.
+  /// Raises: kUnsupported for a spec that no code path serves.
+  Decoder(const ModelSpec& spec, const ModelWeights& weights, Backend& backend, Stream& stream, int32_t max_model_len);
+  ~Decoder();
+
+  /// Bytes of activations for a step of that size; nothing is computed, and no weight is needed, so that the memory
+  /// plan can be made before any is read. Covers forward() with `max_tokens` and logits() with `max_logit_rows` rows at
+  /// a time; the logits themselves are the caller's memory.
+  static int64_t workspace_bytes(const ModelSpec& spec, int32_t max_tokens, int32_t max_logit_rows);
+
+  /// Compute one step up to the last layer. Returns the hidden states before the final norm, [T, D] float32, inside
+  /// `workspace`: valid until the next forward() with the same workspace.
+  Tensor forward(const RaggedBatch& batch, std::span<const KvLayer> kv, void* workspace, Stream& stream) const;
+
+  /// Final norm and head of chosen rows. `hidden` is what forward() returned for the same `workspace`; `rows`: [R]
+  /// indices into its T, in the backend's memory, R <= max_logit_rows; `out`: [R, V] float32. May be called any number
+  /// of times after one forward(), so that the logits of a long prompt are had in slices.
+  void logits(Tensor hidden, const int32_t* rows, int32_t num_rows, Tensor out, void* workspace, Stream& stream) const;
+
+ private:
+  struct State;
+  std::unique_ptr<State> state_;
+};
+
+}  // namespace quire
