@@ -55,8 +55,8 @@ void apply_attention(const Step& step, const Attention& spec, const AttentionWei
                      step.stream);
 
   const Tensor hidden = step.memory.hidden;
-  step.ops.linear(
-      {.x = mixed, .weight = &weights.out, .bias = weights.out_bias, .residual = hidden, .out = hidden}, step.stream);
+  step.ops.linear({.x = mixed, .weight = &weights.out, .bias = weights.out_bias, .residual = hidden, .out = hidden},
+                  step.stream);
 }
 
 }  // namespace quire

@@ -18,12 +18,15 @@ namespace {
 void require_served(const ModelSpec& spec) {
   for (const Layer& layer : spec.layers) {
     const Attention& attention = layer.attention;
+    const Rope* rope = std::get_if<Rope>(&attention.positions);
+    const bool long_rope = rope != nullptr && rope->scaling.kind == RopeScaling::Kind::kLongRope;
     const char* missing = std::holds_alternative<Alibi>(attention.positions) ? "alibi"
+                          : long_rope                                        ? "rope_type=longrope"
                           : attention.clip_qkv > 0                           ? "clip_qkv"
                           : attention.sinks                                  ? "sinks"
                                                                              : nullptr;
-    QUIRE_REQUIRE(missing == nullptr, ErrorKind::kUnsupported, "[decoder] the model asks for attention that is not there: ",
-                  missing, ", family=", spec.family);
+    QUIRE_REQUIRE(missing == nullptr, ErrorKind::kUnsupported,
+                  "[decoder] the model asks for attention that is not there: ", missing, ", family=", spec.family);
   }
 }
 
@@ -46,8 +49,8 @@ Decoder::Decoder(const ModelSpec& spec, const ModelWeights& weights, Backend& ba
   require_served(spec);
   QUIRE_CHECK(weights.layers.size() == spec.layers.size(), "weights=", weights.layers.size(),
               ", spec=", spec.layers.size());
-  state_ = std::make_unique<State>(
-      State{spec, weights, backend.ops(), RopeTables(spec, max_model_len, backend, stream)});
+  state_ =
+      std::make_unique<State>(State{spec, weights, backend.ops(), RopeTables(spec, max_model_len, backend, stream)});
 }
 
 Decoder::~Decoder() = default;
@@ -63,7 +66,8 @@ Tensor Decoder::forward(const RaggedBatch& batch, std::span<const KvLayer> kv, v
   const Step step{state_->ops, batch, memory, stream};
   const Tensor hidden = memory.hidden;
 
-  step.ops.embed({.table = weights.embedding, .ids = batch.token_ids, .scale = spec.embed_scale, .out = hidden}, stream);
+  step.ops.embed({.table = weights.embedding, .ids = batch.token_ids, .scale = spec.embed_scale, .out = hidden},
+                 stream);
   if (weights.position_embedding) {
     const auto& learned = std::get<LearnedPositions>(spec.layers.front().attention.positions);
     step.ops.embed({.table = weights.position_embedding,

@@ -32,7 +32,8 @@ Workspace::Workspace(const ModelSpec& spec, int64_t num_tokens, int64_t num_logi
   int64_t widest_qkv = 0, widest_attention = 0, widest_up = 0, widest_ffn = 0;
   for (const Layer& layer : spec.layers) {
     widest_qkv = std::max(widest_qkv, qkv_width(layer.attention));
-    widest_attention = std::max<int64_t>(widest_attention, int64_t{layer.attention.heads} * layer.attention.value_dim());
+    widest_attention =
+        std::max<int64_t>(widest_attention, int64_t{layer.attention.heads} * layer.attention.value_dim());
     widest_up = std::max<int64_t>(widest_up, int64_t{layer.ffn.width} * (layer.ffn.gated ? 2 : 1));
     widest_ffn = std::max<int64_t>(widest_ffn, layer.ffn.width);
   }

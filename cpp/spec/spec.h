@@ -37,6 +37,8 @@ struct RopeScaling {
   double mscale_all_dim = 0.0;        ///< yarn as in DeepSeek
   std::vector<double> short_factors;  ///< longrope, one per pair
   std::vector<double> long_factors;   ///< longrope
+
+  bool operator==(const RopeScaling&) const = default;
 };
 
 struct Rope {
@@ -44,6 +46,8 @@ struct Rope {
   double base = 10000.0;
   bool interleaved = false;
   RopeScaling scaling;
+
+  bool operator==(const Rope&) const = default;
 };
 
 struct Alibi {

@@ -1,0 +1,70 @@
+#include "model/workspace.h"
+
+#include <gtest/gtest.h>
+
+#include <cstddef>
+#include <utility>
+#include <vector>
+
+namespace quire {
+namespace {
+
+ModelSpec small_spec() {
+  ModelSpec spec;
+  spec.width = 24;
+  spec.layers.resize(2);
+  spec.layers[0].attention = {.heads = 3, .kv_heads = 1, .head_dim = 8};
+  spec.layers[0].ffn.width = 40;
+  spec.layers[1].attention = {.heads = 3, .kv_heads = 3, .head_dim = 8, .v_head_dim = 16};
+  spec.layers[1].ffn.width = 20;
+  return spec;
+}
+
+using Extent = std::pair<std::ptrdiff_t, std::ptrdiff_t>;
+
+Extent extent(const Tensor& tensor, const std::byte* base) {
+  const std::ptrdiff_t begin = static_cast<const std::byte*>(tensor.data) - base;
+  return {begin, begin + tensor.bytes()};
+}
+
+TEST(Workspace, holds_every_tensor_inside_the_bytes_it_counts) {
+  const ModelSpec spec = small_spec();
+  const int64_t bytes = Workspace(spec, 5, 3, nullptr).bytes;
+  std::vector<std::byte> memory(static_cast<size_t>(bytes) + 64);
+  const Workspace workspace(spec, 5, 3, memory.data());
+  EXPECT_EQ(workspace.bytes, bytes);
+  for (const Tensor& tensor : {workspace.hidden, workspace.normed, workspace.qkv, workspace.attention, workspace.up,
+                               workspace.activated, workspace.gathered}) {
+    const auto [begin, end] = extent(tensor, memory.data());
+    EXPECT_GE(begin, 0);
+    EXPECT_LE(end, bytes);
+    EXPECT_EQ(begin % 64, 0);
+  }
+}
+
+TEST(Workspace, never_lets_tensors_overlap_that_live_at_the_same_time) {
+  std::vector<std::byte> memory(1 << 16);
+  const Workspace w(small_spec(), 7, 4, memory.data());
+  const std::vector<std::vector<Tensor>> alive = {
+      {w.hidden, w.normed, w.qkv, w.attention}, {w.hidden, w.normed, w.up, w.activated}, {w.hidden, w.gathered}};
+  for (const std::vector<Tensor>& group : alive) {
+    for (size_t i = 0; i < group.size(); ++i) {
+      for (size_t j = i + 1; j < group.size(); ++j) {
+        const Extent a = extent(group[i], memory.data());
+        const Extent b = extent(group[j], memory.data());
+        EXPECT_TRUE(a.second <= b.first || b.second <= a.first) << i << " and " << j;
+      }
+    }
+  }
+}
+
+TEST(Workspace, is_as_wide_as_the_widest_layer) {
+  const Workspace workspace(small_spec(), 1, 1, nullptr);
+  EXPECT_EQ(workspace.qkv.shape[1], 3 * 8 + 3 * 8 + 3 * 16);
+  EXPECT_EQ(workspace.attention.shape[1], 3 * 16);
+  EXPECT_EQ(workspace.up.shape[1], 80);
+  EXPECT_EQ(workspace.activated.shape[1], 40);
+}
+
+}  // namespace
+}  // namespace quire

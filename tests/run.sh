@@ -1,0 +1,98 @@
+#!/usr/bin/env bash
+# Install what the tests need and run all of them: C++ and Python, sanitizers and lints.
+#   bash tests/run.sh                everything, about 20 minutes on two cores
+#   bash tests/run.sh cpp python     only these steps: lint cpp sanitize embed python
+# Works in build/ of this repository and changes nothing outside it, but for the Debian packages that are missing.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+root=$PWD
+build=$root/build
+venv=$build/venv
+jobs=$(nproc)
+export PIP_DISABLE_PIP_VERSION_CHECK=1
+mkdir -p "$build"
+
+say() { printf '\n== %s (%s s)\n' "$1" "$SECONDS"; }
+
+debian_packages() {
+  local missing=()
+  command -v g++ > /dev/null || missing+=(g++)
+  [ -e /usr/include/gtest/gtest.h ] || missing+=(libgtest-dev)
+  python3 -c 'import venv, ensurepip' 2> /dev/null || missing+=(python3-venv)
+  [ -e "$(python3 -c 'import sysconfig; print(sysconfig.get_paths()["include"])')/Python.h" ] || missing+=(python3-dev)
+  [ ${#missing[@]} -eq 0 ] && return
+  local as_root=()
+  [ "$(id -u)" -eq 0 ] || as_root=(sudo)
+  "${as_root[@]}" apt-get update -qq
+  "${as_root[@]}" apt-get install -y -qq "${missing[@]}" > "$build/apt.log"
+}
+
+install() {
+  say "install what the tests need"
+  debian_packages
+  [ -x "$venv/bin/python" ] || python3 -m venv "$venv"
+  "$venv/bin/pip" install -q cmake ninja clang-format==19.1.7
+  export PATH=$venv/bin:$PATH
+}
+
+lint() {
+  say "lint"
+  python tests/lint/layers.py
+  python tests/lint/sizes.py
+  git ls-files '*.h' '*.cc' '*.inl' | xargs clang-format --dry-run --Werror
+  pip install -q ruff mypy
+  ruff check pyapi tests
+  ruff format --check pyapi tests
+  mypy
+}
+
+# configure_and_test NAME CTEST_ARGUMENTS... -- CMAKE_ARGUMENTS...
+configure_and_test() {
+  local name=$1 ctest_arguments=()
+  shift
+  while [ "$1" != -- ]; do ctest_arguments+=("$1"); shift; done
+  shift
+  cmake -S . -B "$build/$name" -G Ninja -DQUIRE_TESTS=ON -DQUIRE_WERROR=ON "$@" > "$build/$name.log"
+  cmake --build "$build/$name" -j "$jobs" >> "$build/$name.log" || { tail -n 40 "$build/$name.log"; exit 1; }
+  ctest --test-dir "$build/$name" --output-on-failure -j "$jobs" "${ctest_arguments[@]}" > "$build/$name.ctest.log" ||
+    { tail -n 60 "$build/$name.ctest.log"; exit 1; }
+  tail -n 4 "$build/$name.ctest.log"
+}
+
+cpp() {
+  say "C++ tests"
+  configure_and_test release -- -DQUIRE_BENCH=ON
+}
+
+sanitize() {
+  say "C++ tests, address and undefined-behaviour sanitizers"
+  QUIRE_RANDOM_OPERATIONS=1000000 configure_and_test asan -- -DQUIRE_SANITIZE=address,undefined -DCMAKE_BUILD_TYPE=RelWithDebInfo
+  say "C++ tests of what has threads, thread sanitizer"
+  configure_and_test tsan -R 'ThreadPool|thread_pool|Engine|engine|OutputQueue|output_queue' -- \
+    -DQUIRE_SANITIZE=thread -DCMAKE_BUILD_TYPE=RelWithDebInfo
+}
+
+embed() {
+  say "a C++ program that embeds the installed library"
+  tests/embedding/run.sh "$build/release" pyapi/quire/storyteller 1
+}
+
+python_tests() {
+  say "Python package"
+  pip install -q '.[test]'
+  say "Python tests"
+  # From elsewhere, so that the installed package is tested and not the source folder.
+  (cd "$build" && python -m pytest "$root/tests/python" "$root/tests/parity" -q -p no:cacheprovider --rootdir "$root/tests")
+}
+
+steps=("$@")
+[ $# -gt 0 ] || steps=(lint cpp sanitize embed python)
+install
+for step in "${steps[@]}"; do
+  case $step in
+    lint | cpp | sanitize | embed) "$step" ;;
+    python) python_tests ;;
+    *) echo "run.sh: unknown step '$step': one of lint cpp sanitize embed python" >&2; exit 2 ;;
+  esac
+done
+say "all passed"
