@@ -1,5 +1,6 @@
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <memory>
 #include <type_traits>
@@ -28,33 +29,55 @@ class ThreadPool {
   /// Raises: kInternal in a forked child of the process that made the pool, where its threads do not exist.
   template <typename Body>
   void run(Body&& body) {
-    using Plain = std::remove_reference_t<Body>;
-    run_erased([](void* context, int worker) { (*static_cast<Plain*>(context))(worker); },
-               const_cast<void*>(static_cast<const void*>(&body)));
+    run_erased(plain_call<Body>(), context_of(body), Attendance::kAll);
+  }
+
+  /// Call `body(worker)` on the caller and on those workers that come before the caller is done; wait for these. For
+  /// bodies that take pieces of work from a common store until it is empty: on a shared machine, where a worker may not
+  /// get a core for milliseconds, nobody waits for one that has taken nothing. Else as run().
+  template <typename Body>
+  void run_sharing(Body&& body) {
+    run_erased(plain_call<Body>(), context_of(body), Attendance::kWhoComes);
   }
 
   /// Call `body(begin, end, worker)` over [0, count), cut into one contiguous range per worker, none smaller than
-  /// `min_per_worker`; runs on the caller alone if that leaves one range. `body` must not throw.
+  /// `min_per_worker`; runs on the caller alone if that leaves one range. A worker that is early takes a second range
+  /// in place of one that is late, so what a body keeps by worker must add up. Else as run().
   template <typename Body>
   void parallel_for(int64_t count, int64_t min_per_worker, Body&& body) {
     if (count <= 0) return;
     const int64_t most = min_per_worker > 0 ? (count + min_per_worker - 1) / min_per_worker : count;
-    const int64_t workers = most < size() ? most : size();
-    if (workers <= 1) {
+    const int64_t ranges = most < size() ? most : size();
+    if (ranges <= 1) {
       body(int64_t{0}, count, 0);
       return;
     }
-    run([&](int worker) {
-      if (worker >= workers) return;
-      const int64_t begin = count * worker / workers;
-      const int64_t end = count * (worker + 1) / workers;
-      if (begin < end) body(begin, end, worker);
+    std::atomic<int64_t> next{0};
+    run_sharing([&](int worker) {
+      for (int64_t i = next.fetch_add(1, std::memory_order_relaxed); i < ranges;
+           i = next.fetch_add(1, std::memory_order_relaxed)) {
+        const int64_t begin = count * i / ranges;
+        const int64_t end = count * (i + 1) / ranges;
+        if (begin < end) body(begin, end, worker);
+      }
     });
   }
 
  private:
   using Erased = void (*)(void* context, int worker);
-  void run_erased(Erased body, void* context);
+  enum class Attendance { kAll, kWhoComes };
+
+  template <typename Body>
+  static Erased plain_call() {
+    return [](void* context, int worker) { (*static_cast<std::remove_reference_t<Body>*>(context))(worker); };
+  }
+
+  template <typename Body>
+  static void* context_of(Body& body) {
+    return const_cast<void*>(static_cast<const void*>(&body));
+  }
+
+  void run_erased(Erased body, void* context, Attendance attendance);
 
   struct State;
   std::unique_ptr<State> state_;

@@ -1,9 +1,7 @@
 #pragma once
 
 #include <cstdint>
-#include <deque>
-#include <functional>
-#include <memory>
+#include <list>
 #include <span>
 #include <unordered_map>
 #include <vector>
@@ -37,45 +35,106 @@ struct SchedulerStats {
 /// Life of a sequence: add -> waiting -> (plan) running -> append tokens -> finish or abort. When blocks run out, the
 /// youngest running sequence is preempted: its blocks are released and it waits, first in line, to be computed again.
 ///
+/// A step shares out max_num_batched_tokens in three rounds, the first arrived first in each:
+/// 1. every running sequence gets one token, preempting younger ones if it needs a block for it;
+/// 2. running prompts get the rest of their tokens, as far as budget and blocks allow;
+/// 3. waiting sequences are admitted, unless round 1 has preempted: if a place is free and all of the sequence's tokens
+///    fit beside what running prompts will still need and a watermark of 1 % of the blocks. If nothing runs, the first
+///    is admitted in any case.
+/// Three quarters of max_num_batched_tokens is the most sequences that run at a time, where max_num_seqs is not less;
+/// so round 1 reaches every one of them (decode never starves behind prompts) and a quarter of the budget is left for
+/// prompts (they never starve behind decode). Only one group of forks that is larger than this, alone, may exceed it;
+/// then the first arrived go first. The first arrived of all is never preempted and moves in every step, so every
+/// sequence ends.
+///
+/// Raises kInternal for calls out of order; they change nothing.
 /// Thread safety: none; the engine thread owns it.
 class Scheduler {
  public:
+  /// max_model_len must fit the pool.
   explicit Scheduler(const SchedulerConfig& config);
 
+  Scheduler(const Scheduler&) = delete;
+  Scheduler& operator=(const Scheduler&) = delete;
+
   /// Queue a sequence. `tokens` is its prompt; `use_prefix_cache` false: compute every token (prompt
-  /// log-probabilities). The caller has checked that 1 <= tokens.size() < max_model_len and that max_model_len fits the
-  /// pool. Children made by fork() need their parent's prompt only.
-  void add(SequenceId id, std::vector<int32_t> tokens, bool use_prefix_cache);
+  /// log-probabilities), also when it runs again after a preemption. The caller has checked that
+  /// 1 <= tokens.size() < max_model_len. `num_sequences_reserved`: itself and the forks that will follow, all of which
+  /// are given a place when it is admitted. Range: [1, max_num_seqs]. Reserved places are given up with the first
+  /// append.
+  void add(SequenceId id, std::vector<int32_t> tokens, bool use_prefix_cache, int32_t num_sequences_reserved = 1);
 
   /// Make `child` a copy of `parent`, sharing its blocks, after the parent's prompt has been computed and before its
   /// first token is appended. The child is running at once.
   void fork(SequenceId parent, SequenceId child);
 
-  /// The next step; empty if there is nothing to do. Every running sequence that can get a block makes progress.
+  /// The next step; empty if there is nothing to do. A sequence with nothing to compute, because no token has been
+  /// appended, is passed over. The last plan's sequences have been committed or removed.
   const StepPlan& plan();
 
   /// Tell that the planned step has been computed: progress and prefix cache advance. `poisoned` sequences' blocks of
-  /// this step never enter the prefix cache (their values are not finite).
+  /// this step never enter the prefix cache (their values are not finite), nor do any of their later ones. Sequences
+  /// removed since plan() are ignored.
   void commit(std::span<const SequenceId> poisoned);
 
-  /// Append a sampled token to a sequence whose plan said `samples`.
+  /// Append a sampled token to a sequence whose plan said `samples`, as long as it is shorter than max_model_len.
   void append(SequenceId id, int32_t token);
 
   /// Remove a sequence in any state and release its blocks (full ones stay in the prefix cache until reused).
   void remove(SequenceId id);
 
   const Sequence& sequence(SequenceId id) const;
-  bool contains(SequenceId id) const;
-  int32_t num_running() const;
-  int32_t num_waiting() const;
-  int32_t num_free_blocks() const;
+  bool contains(SequenceId id) const { return places_.contains(id); }
+  int32_t num_running() const { return num_running_; }
+  int32_t num_waiting() const { return static_cast<int32_t>(line_.size()) - num_running_; }
+  /// Blocks that can be had without preemption: free ones and cached ones without owners.
+  int32_t num_free_blocks() const { return cache_.num_available(); }
   const SchedulerConfig& config() const { return config_; }
   const SchedulerStats& stats() const { return stats_; }
 
  private:
   friend struct InvariantsAccess;
+  using Line = std::list<Sequence>;
+
+  Sequence& find(SequenceId id);
+  void begin_step();
+  bool give_one_token_each();
+  void extend_prompts();
+  void admit_waiting();
+  void finish_plan();
+  bool make_next_token_writable(Sequence& sequence);
+  void plan_tokens(Sequence& sequence, int32_t wanted);
+  void preempt_youngest();
+  void find_prefix(const Sequence& sequence);
+  bool fits(const Sequence& sequence, int32_t num_promised_blocks) const;
+  void admit(Sequence& sequence);
+  void register_full_blocks(Sequence& sequence);
+  void release_blocks(Sequence& sequence);
+  void check_counts() const;
+
+  int32_t blocks_for(int32_t num_tokens) const { return blocks_for_tokens(num_tokens, config_.block_size); }
+
   SchedulerConfig config_;
   SchedulerStats stats_;
+  int32_t max_running_;       ///< see the class comment
+  int32_t watermark_blocks_;  ///< left free by admission
+  BlockPool pool_;
+  PrefixCache cache_;
+
+  /// All sequences in order of arrival: the running ones, then from first_waiting_ on the waiting ones. To admit and to
+  /// preempt is to move that border, so no sequence can be in two places and order cannot be lost.
+  Line line_;
+  Line::iterator first_waiting_;
+  std::unordered_map<SequenceId, Line::iterator> places_;
+  int32_t num_running_ = 0;
+  int32_t num_places_ = 0;  ///< sum of num_reserved of running sequences
+  uint64_t next_arrival_ = 0;
+
+  // The step being planned or computed.
+  StepPlan plan_;
+  bool step_open_ = false;     ///< between plan() and commit()
+  int32_t budget_ = 0;         ///< tokens that the step may still take
+  std::vector<int32_t> hits_;  ///< cached blocks found for the sequence at the head of the waiting
 };
 
 }  // namespace quire

@@ -18,9 +18,14 @@ struct PlannedSequence {
   int32_t num_tokens = 0;
   /// The last of its tokens is computed here, so that a new token can be sampled.
   bool samples = false;
+  /// All of the sequence's tokens, prompt and output, those of later steps included.
+  std::span<const int32_t> tokens;
+  /// Its blocks, enough for start + num_tokens tokens: token t lives in blocks[t / block_size].
+  std::span<const int32_t> blocks;
 };
 
-/// Copy-on-write: block `to` becomes a copy of `from` before the step computes.
+/// Copy-on-write: block `to` becomes a copy of `from` before the step computes. No block is both copied from and
+/// copied to in one step, so the order of copies does not matter.
 struct BlockCopy {
   int32_t from = 0;
   int32_t to = 0;
@@ -28,7 +33,7 @@ struct BlockCopy {
 
 /// What one forward pass will do; plain data, valid until the scheduler is called again.
 struct StepPlan {
-  std::vector<PlannedSequence> sequences;
+  std::vector<PlannedSequence> sequences;  ///< in order of arrival
   std::vector<BlockCopy> copies;
   int32_t num_tokens = 0;
 

@@ -1,7 +1,6 @@
 #pragma once
 
 #include <cstdint>
-#include <memory>
 #include <optional>
 #include <string>
 #include <vector>
@@ -11,9 +10,10 @@
 
 namespace quire {
 
-/// What generation_config.json and config.json say about generating.
+/// What generation_config.json and config.json say about generating; where both speak, the former counts.
 struct GenerationDefaults {
-  std::vector<int32_t> eos_token_ids;  ///< sorted, no duplicates
+  /// Sorted, no duplicates; each within the vocabulary.
+  std::vector<int32_t> eos_token_ids;
   std::optional<int32_t> bos_token_id;
 };
 
@@ -27,7 +27,8 @@ struct ModelFolder {
 };
 
 /// Raises: kNotFound (folder, config.json), kInvalidArgument naming file, field and value, kUnsupported for an unknown
-/// architecture (listing the known ones) or a field value that its family does not know.
+/// architecture (listing the known ones; see kNeedsFolderCode in spec/families/table.h) or a field value that its
+/// family does not know.
 ModelFolder read_model_folder(const std::string& path);
 
 }  // namespace quire

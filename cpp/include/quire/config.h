@@ -27,6 +27,7 @@ struct EngineConfig {
   /// KV cache float32.
   std::string dtype = "auto";
   /// Longest prompt plus output in tokens; unset: what the model's config allows, at most what the KV cache holds.
+  /// Range: >= 2.
   std::optional<int32_t> max_model_len;
   /// Tokens per KV block. One of 8, 16, 32, 64, 128.
   int32_t block_size = 16;

@@ -4,6 +4,7 @@
 #include "quire/config.h"
 #include "quire/engine.h"
 #include "quire/error.h"
+#include "quire/log.h"
 #include "quire/output_queue.h"
 #include "quire/request.h"
 #include "quire/sampling.h"

@@ -14,7 +14,7 @@ namespace quire {
 /// temperature, top_k, top_p, min_p, softmax, draw. A draw is a pure function of (seed, sequence index, position), so
 /// it never depends on other requests.
 struct SamplingParams {
-  /// Number of completions returned for the prompt. Range: >= 1 and at most EngineConfig::max_num_seqs.
+  /// Number of completions returned for the prompt. Range: [1, 128], at most EngineConfig::max_num_seqs.
   int32_t n = 1;
   /// Subtracted once from the logit of every token already generated. Range: [-2, 2].
   float presence_penalty = 0.0f;
@@ -36,11 +36,12 @@ struct SamplingParams {
   /// Seed of this request's draws; unset: the engine draws one from its own seed and the order of submission.
   std::optional<int64_t> seed;
   /// Strings that end the text; matched anywhere in it, across tokens, and left out of it.
-  /// At most 16 strings and 4096 bytes in all; no empty string.
+  /// UTF-8; at most 16 strings and 4096 bytes in all; no empty string.
   std::vector<std::string> stop;
-  /// Token ids that end the sequence. Range of each: [0, vocabulary); at most 128.
+  /// Token ids that end the sequence; the token stays in token_ids, its text is left out as that of a stop string is.
+  /// Range of each: [0, vocabulary); at most 128.
   std::vector<int32_t> stop_token_ids;
-  /// Leave the stop string in the text.
+  /// Leave the stop string, or the text of the stop id, in the text.
   bool include_stop_str_in_output = false;
   /// Go on after the model's end-of-text token.
   bool ignore_eos = false;
@@ -51,7 +52,8 @@ struct SamplingParams {
   /// Number of best log-probabilities returned per generated token beside the chosen one's; unset: none at all.
   /// Range: [0, EngineConfig::max_logprobs].
   std::optional<int32_t> logprobs;
-  /// The same for the prompt's tokens, from the second on.
+  /// The same for the prompt's tokens, from the second on. Of temperature and truncation, but not of biases, masks and
+  /// penalties, which are about generated tokens.
   std::optional<int32_t> prompt_logprobs;
   /// Added to the logits of these token ids before anything else. Range: id in [0, vocabulary), bias finite; at most
   /// 1024.

@@ -1,0 +1,17 @@
+#pragma once
+
+#include "backend/ops.h"
+
+// The op functions of every instruction set, by the same names in three namespaces.
+
+namespace quire::cpu::portable {
+#include "backend/cpu/kernels.inl"
+}  // namespace quire::cpu::portable
+
+namespace quire::cpu::avx2 {
+#include "backend/cpu/kernels.inl"
+}  // namespace quire::cpu::avx2
+
+namespace quire::cpu::avx512 {
+#include "backend/cpu/kernels.inl"
+}  // namespace quire::cpu::avx512

@@ -1,0 +1,12 @@
+// Included by kernels.h inside the namespace of an instruction set.
+void embed(const EmbedArgs& args, Stream& stream);
+void norm(const NormArgs& args, Stream& stream);
+void linear(const LinearArgs& args, Stream& stream);
+void rope(const RopeArgs& args, Stream& stream);
+void kv_write(const KvWriteArgs& args, Stream& stream);
+void copy_blocks(const CopyBlocksArgs& args, Stream& stream);
+void attention(const AttentionArgs& args, Stream& stream);
+void activation(const ActivationArgs& args, Stream& stream);
+void gather(const GatherArgs& args, Stream& stream);
+void logit_scale(const LogitScaleArgs& args, Stream& stream);
+void sample(const SampleArgs& args, Stream& stream);

@@ -1,0 +1,70 @@
+#include "backend/cpu/ops.h"
+
+#include "backend/cpu/kernels.h"
+
+namespace quire::cpu {
+
+const Ops& portable_ops() {
+  static constexpr Ops kTable{.embed = portable::embed,
+                              .norm = portable::norm,
+                              .linear = portable::linear,
+                              .rope = portable::rope,
+                              .kv_write = portable::kv_write,
+                              .copy_blocks = portable::copy_blocks,
+                              .attention = portable::attention,
+                              .activation = portable::activation,
+                              .gather = portable::gather,
+                              .logit_scale = portable::logit_scale,
+                              .sample = portable::sample};
+  return kTable;
+}
+
+#if defined(__x86_64__)
+
+const Ops& avx2_ops() {
+  static constexpr Ops kTable{.embed = avx2::embed,
+                              .norm = avx2::norm,
+                              .linear = avx2::linear,
+                              .rope = avx2::rope,
+                              .kv_write = avx2::kv_write,
+                              .copy_blocks = avx2::copy_blocks,
+                              .attention = avx2::attention,
+                              .activation = avx2::activation,
+                              .gather = avx2::gather,
+                              .logit_scale = avx2::logit_scale,
+                              .sample = avx2::sample};
+  return kTable;
+}
+
+const Ops& avx512_ops() {
+  static constexpr Ops kTable{.embed = avx512::embed,
+                              .norm = avx512::norm,
+                              .linear = avx512::linear,
+                              .rope = avx512::rope,
+                              .kv_write = avx512::kv_write,
+                              .copy_blocks = avx512::copy_blocks,
+                              .attention = avx512::attention,
+                              .activation = avx512::activation,
+                              .gather = avx512::gather,
+                              .logit_scale = avx512::logit_scale,
+                              .sample = avx512::sample};
+  return kTable;
+}
+
+const Ops& ops_of(Isa isa) {
+  switch (isa) {
+    case Isa::kAvx512: return avx512_ops();
+    case Isa::kAvx2: return avx2_ops();
+    default: return portable_ops();
+  }
+}
+
+#else
+
+const Ops& ops_of(Isa) {
+  return portable_ops();
+}
+
+#endif
+
+}  // namespace quire::cpu

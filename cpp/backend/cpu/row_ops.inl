@@ -1,0 +1,46 @@
+// The ops that treat tokens one by one, over the names of simd_*.h; included inside the namespace of an instruction set,
+// behind the .inl of each. What only moves bytes is the portable code.
+
+void embed(const EmbedArgs& args, Stream& stream) {
+  split_items(stream, args.out.shape[0], args.out.shape[1],
+              [&](int64_t begin, int64_t end) { embed_any(args, begin, end); });
+}
+
+void norm(const NormArgs& args, Stream& stream) {
+  for_each_norm_row(args, stream, [&](const NormRow& row) { norm_row(row, args); });
+}
+
+void rope(const RopeArgs& args, Stream& stream) {
+  split_items(stream, args.x.shape[0], args.x.shape[1] * args.x.shape[2],
+              [&](int64_t begin, int64_t end) { rope_tokens(args, begin, end); });
+}
+
+void kv_write(const KvWriteArgs& args, Stream& stream) {
+  const int64_t token_elements = int64_t{args.kv.num_kv_heads} * (args.kv.head_dim + args.kv.v_head_dim);
+  split_items(stream, args.k.shape[0], token_elements,
+              [&](int64_t begin, int64_t end) { write_any(args, begin, end); });
+}
+
+void copy_blocks(const CopyBlocksArgs& args, Stream& stream) {
+  portable::copy_blocks(args, stream);
+}
+
+void activation(const ActivationArgs& args, Stream& stream) {
+  const int64_t width = args.out.shape[1];
+  const ActivateRowFn activate_piece = activate_row_of(args.kind);
+  for_each_piece(stream, args.out.shape[0], width, [&](int64_t row, int64_t begin, int64_t end) {
+    const float* const x = args.x.as<const float>() + row * args.x.strides[0] + begin;
+    float* const out = args.out.as<float>() + row * args.out.strides[0] + begin;
+    activate_piece(x, args.gated ? x + width : nullptr, out, end - begin);
+  });
+}
+
+void gather(const GatherArgs& args, Stream& stream) {
+  portable::gather(args, stream);
+}
+
+void logit_scale(const LogitScaleArgs& args, Stream& stream) {
+  for_each_piece(stream, args.x.shape[0], args.x.shape[1], [&](int64_t row, int64_t begin, int64_t end) {
+    scale_piece(args.x.as<float>() + row * args.x.strides[0] + begin, end - begin, args.scale, args.softcap);
+  });
+}

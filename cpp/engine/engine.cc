@@ -1,0 +1,165 @@
+#include "quire/engine.h"
+
+#include <chrono>
+#include <mutex>
+#include <new>
+#include <random>
+#include <string>
+#include <thread>
+#include <utility>
+
+#include "core/check.h"
+#include "core/log.h"
+#include "engine/loop.h"
+#include "engine/open_model.h"
+#include "engine/request_check.h"
+#include "spec/families/table.h"
+#include "weights/loader.h"
+
+namespace quire {
+namespace {
+
+/// Let no other type of exception leave the library.
+template <typename Work>
+auto with_own_errors(Work&& work) {
+  try {
+    return work();
+  } catch (const Error&) {
+    throw;
+  } catch (const std::bad_alloc&) {
+    throw Error(ErrorKind::kOutOfMemory, "[engine] out of memory: use a smaller model, or lower max_model_len");
+  } catch (const std::exception& error) {
+    throw Error(ErrorKind::kInternal, detail::join_message("[engine] unexpected failure: ", error.what()));
+  }
+}
+
+class LocalEngine final : public Engine {
+ public:
+  LocalEngine(ModelDescription description, EngineConfig config, std::shared_ptr<const Vocabulary> vocabulary,
+              std::shared_ptr<Loop> loop)
+      : description_(std::move(description)),
+        config_(std::move(config)),
+        vocabulary_(std::move(vocabulary)),
+        loop_(std::move(loop)),
+        // The thread shares the loop, so that it can end by itself when a callback lets go of the engine.
+        thread_([loop = loop_] { loop->run(); }) {}
+
+  ~LocalEngine() override { stop(); }
+
+  RequestId submit(Request request, OutputCallback callback) override {
+    return with_own_errors([&] {
+      QUIRE_REQUIRE(callback != nullptr, ErrorKind::kInvalidArgument, "[engine] the callback is empty");
+      check_request(request, {.vocab_size = description_.model.vocab_size,
+                              .max_model_len = description_.memory.max_model_len,
+                              .max_num_seqs = config_.max_num_seqs,
+                              .max_logprobs = config_.max_logprobs,
+                              .has_vocabulary = vocabulary_ != nullptr});
+      return loop_->queue().submit(std::move(request), std::move(callback));
+    });
+  }
+
+  bool cancel(RequestId id) override { return loop_->queue().cancel(id); }
+
+  void close() override {
+    QUIRE_REQUIRE(std::this_thread::get_id() != thread_id_, ErrorKind::kInvalidArgument,
+                  "[engine] close() was called from a callback, which it would wait for");
+    stop();
+  }
+
+  EngineStats stats() const override { return loop_->stats(); }
+  const ModelDescription& description() const override { return description_; }
+  const EngineConfig& config() const override { return config_; }
+  std::shared_ptr<const Vocabulary> vocabulary() const override { return vocabulary_; }
+
+ private:
+  void stop() {
+    loop_->queue().close();
+    const std::lock_guard lock(thread_mutex_);
+    if (!thread_.joinable()) return;
+    if (std::this_thread::get_id() == thread_id_) {
+      thread_.detach();
+    } else {
+      thread_.join();
+    }
+  }
+
+  const ModelDescription description_;
+  const EngineConfig config_;
+  const std::shared_ptr<const Vocabulary> vocabulary_;
+  const std::shared_ptr<Loop> loop_;
+  std::mutex thread_mutex_;
+  std::thread thread_;
+  const std::thread::id thread_id_ = thread_.get_id();
+};
+
+std::shared_ptr<const Vocabulary> read_vocabulary(const OpenModel& model) {
+  if (!model.config.with_vocabulary) return nullptr;
+  auto vocabulary = Vocabulary::from_folder(model.config.tokenizer);
+  QUIRE_REQUIRE(vocabulary->size() <= model.folder.spec.vocab, ErrorKind::kInvalidArgument,
+                "[engine] the tokenizer has more tokens than the model: tokenizer=", model.config.tokenizer,
+                ", tokens=", vocabulary->size(), ", vocab_size of config.json=", model.folder.spec.vocab);
+  return vocabulary;
+}
+
+std::unique_ptr<Runner> load_runner(OpenModel& model) {
+  std::unique_ptr<Stream> stream = model.backend->create_stream();
+  ModelWeights weights = load_weights(model.folder, model.checkpoint, model.weight_dtype, *model.backend, *stream);
+  return std::make_unique<Runner>(model.folder.spec, std::move(weights), std::move(model.backend), std::move(stream),
+                                  RunnerConfig{.max_num_batched_tokens = *model.config.max_num_batched_tokens,
+                                               .max_model_len = model.description.memory.max_model_len,
+                                               .block_size = model.config.block_size,
+                                               .num_blocks = model.description.memory.num_blocks,
+                                               .kv_dtype = model.kv_dtype});
+}
+
+SchedulerConfig scheduler_config(const OpenModel& model) {
+  std::random_device random;
+  return {.block_size = model.config.block_size,
+          .num_blocks = model.description.memory.num_blocks,
+          .max_num_seqs = model.config.max_num_seqs,
+          .max_num_batched_tokens = *model.config.max_num_batched_tokens,
+          .max_model_len = model.description.memory.max_model_len,
+          .enable_prefix_caching = model.config.enable_prefix_caching,
+          .hash_seed = (uint64_t{random()} << 32) | random()};
+}
+
+std::unique_ptr<Engine> create_engine(const EngineConfig& config) {
+  OpenModel model = open_model(config);
+  auto vocabulary = read_vocabulary(model);
+  RequestContext context{.vocabulary = vocabulary,
+                         .eos_ids = model.folder.generation.eos_token_ids,
+                         .max_model_len = model.description.memory.max_model_len,
+                         .logprobs_mode = config.logprobs_mode,
+                         .seed = config.seed};
+  auto loop = std::make_shared<Loop>(load_runner(model), scheduler_config(model), std::move(context),
+                                     config.max_queued_requests);
+  log(LogLevel::kInfo,
+      detail::join_message("[engine] ready: ", model.description.model.architecture, " on ", model.description.backend,
+                           ", KV cache of ", model.description.memory.num_blocks, " blocks of ",
+                           model.config.block_size, " tokens, max_model_len=", model.description.memory.max_model_len));
+  return std::make_unique<LocalEngine>(model.description, model.config, std::move(vocabulary), std::move(loop));
+}
+
+}  // namespace
+
+std::unique_ptr<Engine> Engine::create(const EngineConfig& config) {
+  return with_own_errors([&] { return create_engine(config); });
+}
+
+ModelDescription Engine::describe(const EngineConfig& config) {
+  return with_own_errors([&] { return open_model(config).description; });
+}
+
+std::vector<std::string> Engine::architectures() {
+  std::vector<std::string> names;
+  for (const Family& family : family_table()) {
+    names.insert(names.end(), family.architectures.begin(), family.architectures.end());
+  }
+  return names;
+}
+
+double Engine::now() {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
+
+}  // namespace quire

@@ -1,0 +1,280 @@
+#include "engine/loop.h"
+
+#include <algorithm>
+#include <exception>
+#include <utility>
+
+#include "core/check.h"
+#include "core/log.h"
+
+namespace quire {
+namespace {
+
+// A step that fails takes its requests with it; an engine whose steps all fail takes in no more of them.
+constexpr int kMostFailuresInARow = 3;
+
+constexpr const char* kNotFinite =
+    "[engine] the logits are not finite: NaN or infinity in the weights, an overflow, or every token masked";
+
+}  // namespace
+
+Loop::Loop(std::unique_ptr<Runner> runner, const SchedulerConfig& scheduler, RequestContext context,
+           int64_t max_queued_requests)
+    : runner_(std::move(runner)),
+      scheduler_(std::make_unique<Scheduler>(scheduler)),
+      context_(std::move(context)),
+      queue_(max_queued_requests) {
+  counters_.num_blocks = scheduler.num_blocks;
+  publish();
+}
+
+EngineStats Loop::stats() const {
+  const std::lock_guard lock(stats_mutex_);
+  return stats_;
+}
+
+void Loop::run() noexcept {
+  Commands commands;
+  try {
+    while (serve(commands)) {
+    }
+    end_all(FinishReason::kAbort, "");
+  } catch (const std::exception& error) {
+    fail(commands, error.what());
+  }
+  runner_.reset();
+  scheduler_.reset();
+}
+
+bool Loop::serve(Commands& commands) {
+  const bool idle = scheduler_->num_running() + scheduler_->num_waiting() == 0;
+  queue_.take(commands, idle);
+  now_ = Engine::now();
+  for (Submission& submission : commands.submissions) enter(std::move(submission));
+  commands.submissions.clear();
+  if (commands.closing) return false;
+  for (const RequestId id : commands.cancellations) cancel(id);
+  if (scheduler_->num_running() + scheduler_->num_waiting() > 0) step();
+  publish();
+  deliver();
+  drop_refused();
+  return true;
+}
+
+void Loop::enter(Submission submission) {
+  const RequestId id = submission.id;
+  auto request = std::make_shared<ActiveRequest>(std::move(submission), context_, next_sequence_);
+  ActiveRequest& entered = *requests_.emplace(id, std::move(request)).first->second;
+  next_sequence_ += entered.num_sequences();
+  owners_.emplace(entered.sequence_id(0), Owner{&entered, 0});
+  const Request& asked = entered.request();
+  // Log-probabilities of the prompt need every row of it computed.
+  scheduler_->add(entered.sequence_id(0), asked.prompt_token_ids, !asked.sampling.prompt_logprobs.has_value(),
+                  entered.num_sequences());
+}
+
+void Loop::cancel(RequestId id) {
+  const auto found = requests_.find(id);
+  if (found == requests_.end()) return;
+  ActiveRequest& request = *found->second;
+  request.end(FinishReason::kAbort, "", now_);
+  queue_output(request);
+}
+
+void Loop::step() {
+  const StepPlan& plan = scheduler_->plan();
+  QUIRE_CHECK(!plan.empty(), "running=", scheduler_->num_running(), ", waiting=", scheduler_->num_waiting());
+  collect(plan);
+  ++counters_.num_steps;
+  if (compute(plan)) use_results();
+  for (const StepEntry& entry : entries_) {
+    if (entry.request->has_output()) queue_output(*entry.request);
+  }
+}
+
+void Loop::collect(const StepPlan& plan) {
+  entries_.clear();
+  rows_.clear();
+  int32_t first_row = 0;
+  for (const PlannedSequence& planned : plan.sequences) {
+    const Owner owner = owners_.at(planned.id);
+    const Sequence& sequence = scheduler_->sequence(planned.id);
+    const int32_t end = planned.start + planned.num_tokens;
+    const bool at_prompt_end = sequence.num_tokens() == sequence.num_prompt_tokens;
+    StepEntry entry{owner.request, owner.index, planned};
+    if (planned.samples) entry.num_samples = at_prompt_end ? owner.request->num_sequences() : 1;
+
+    owner.request->mark_scheduled(now_, sequence.num_cached);
+    counters_.num_prompt_tokens += std::max(0, std::min(end, sequence.num_prompt_tokens) - planned.start);
+    rows_.add(entry, static_cast<int32_t>(entries_.size()), sequence, first_row);
+    entries_.push_back(entry);
+    first_row += planned.num_tokens;
+  }
+}
+
+bool Loop::compute(const StepPlan& plan) {
+  try {
+    runner_->forward(plan);
+    runner_->sample(rows_.rows(), rows_.how(), rows_.results());
+    failures_in_a_row_ = 0;
+    now_ = Engine::now();
+    return true;
+  } catch (const Error& error) {
+    if (error.kind() == ErrorKind::kInternal || error.kind() == ErrorKind::kDevice) throw;
+    fail_step(error.what());
+  } catch (const std::exception& error) {
+    fail_step(error.what());
+  }
+  return false;
+}
+
+void Loop::fail_step(const std::string& message) {
+  log(LogLevel::kError, detail::join_message("[engine] a step failed: ", message));
+  QUIRE_REQUIRE(++failures_in_a_row_ < kMostFailuresInARow, ErrorKind::kInternal, message);
+  poisoned_.clear();
+  for (const StepEntry& entry : entries_) poisoned_.push_back(entry.planned.id);
+  scheduler_->commit(poisoned_);
+  for (const StepEntry& entry : entries_) entry.request->end(FinishReason::kError, message, now_);
+}
+
+std::span<const SequenceId> Loop::find_poisoned() {
+  const std::span<const SampleResult> results = rows_.results();
+  for (size_t i = 0; i < results.size(); ++i) {
+    if (!results[i].finite) entries_[rows_.uses()[i].entry].poisoned = true;
+  }
+  poisoned_.clear();
+  for (const StepEntry& entry : entries_) {
+    if (entry.poisoned) poisoned_.push_back(entry.planned.id);
+  }
+  return poisoned_;
+}
+
+void Loop::use_results() {
+  scheduler_->commit(find_poisoned());
+  for (const StepEntry& entry : entries_) {
+    if (entry.poisoned) entry.request->end(FinishReason::kError, kNotFinite, now_);
+  }
+  const std::span<const SampleResult> results = rows_.results();
+  for (size_t i = 0; i < results.size(); ++i) {
+    const StepRows::Use& use = rows_.uses()[i];
+    const StepEntry& entry = entries_[use.entry];
+    ActiveRequest& request = *entry.request;
+    if (request.finished()) continue;
+    if (use.kind == StepRows::Use::Kind::kPromptLogprobs) request.add_prompt_logprobs(results[i]);
+    if (use.kind != StepRows::Use::Kind::kNextToken) continue;
+    if (use.index == entry.index && entry.num_samples > 1) fork(request);
+    take_token(request, use.index, results[i]);
+  }
+}
+
+void Loop::fork(ActiveRequest& request) {
+  for (int32_t index = 1; index < request.num_sequences(); ++index) {
+    scheduler_->fork(request.sequence_id(0), request.sequence_id(index));
+    owners_.emplace(request.sequence_id(index), Owner{&request, index});
+  }
+}
+
+void Loop::take_token(ActiveRequest& request, int32_t index, const SampleResult& result) {
+  const SequenceId id = request.sequence_id(index);
+  ++counters_.num_generated_tokens;
+  if (request.append(index, result, now_)) {
+    scheduler_->remove(id);
+    owners_.erase(id);
+  } else {
+    scheduler_->append(id, result.token);
+  }
+}
+
+void Loop::queue_output(ActiveRequest& request) {
+  deliveries_.push_back({requests_.at(request.id()), request.take_output()});
+  if (request.finished()) retire(request);
+}
+
+void Loop::retire(ActiveRequest& request) {
+  for (int32_t index = 0; index < request.num_sequences(); ++index) {
+    const SequenceId id = request.sequence_id(index);
+    if (owners_.erase(id) > 0) scheduler_->remove(id);
+  }
+  ++counters_.num_finished_requests;
+  queue_.ended(request.id());
+  requests_.erase(request.id());
+}
+
+void Loop::publish() {
+  counters_.num_running = scheduler_->num_running();
+  counters_.num_waiting = scheduler_->num_waiting();
+  counters_.num_free_blocks = scheduler_->num_free_blocks();
+  counters_.num_preemptions = scheduler_->stats().num_preemptions;
+  counters_.num_cached_tokens = scheduler_->stats().num_cached_tokens;
+  const std::lock_guard lock(stats_mutex_);
+  stats_ = counters_;
+}
+
+void Loop::deliver() {
+  for (Delivery& delivery : deliveries_) {
+    const bool last = delivery.output.finished;
+    try {
+      delivery.request->callback()(std::move(delivery.output));
+    } catch (...) {
+      log(LogLevel::kWarning, detail::join_message("[engine] the callback of request ", delivery.request->id(),
+                                                   " raised; it is cancelled"));
+      if (!last) refused_.push_back(delivery.request);
+    }
+  }
+  deliveries_.clear();
+}
+
+void Loop::drop_refused() {
+  if (refused_.empty()) return;
+  for (const auto& request : refused_) {
+    request->end(FinishReason::kAbort, "", now_);
+    retire(*request);
+  }
+  refused_.clear();
+  publish();
+}
+
+void Loop::end_all(FinishReason reason, const std::string& error) {
+  std::vector<std::shared_ptr<ActiveRequest>> open;
+  for (const auto& [id, request] : requests_) open.push_back(request);
+  std::sort(open.begin(), open.end(), [](const auto& left, const auto& right) { return left->id() < right->id(); });
+  // The scheduler may be what has failed, so it is not asked any more.
+  for (const auto& request : open) {
+    request->end(reason, error, now_);
+    if (request->has_output()) deliveries_.push_back({request, request->take_output()});
+    queue_.ended(request->id());
+    ++counters_.num_finished_requests;
+  }
+  requests_.clear();
+  owners_.clear();
+  counters_.num_running = 0;
+  counters_.num_waiting = 0;
+  counters_.num_free_blocks = counters_.num_blocks;
+  {
+    const std::lock_guard lock(stats_mutex_);
+    stats_ = counters_;
+  }
+  deliver();
+}
+
+void Loop::fail(Commands& commands, const std::string& message) noexcept {
+  try {
+    log(LogLevel::kError, detail::join_message("[engine] the engine has failed: ", message));
+    queue_.fail(message);
+    now_ = Engine::now();
+    // First those that were being entered, then those that came meanwhile.
+    for (int pass = 0; pass < 2; ++pass) {
+      for (Submission& submission : commands.submissions) {
+        if (!submission.callback) continue;  // entered already
+        const RequestId id = submission.id;
+        requests_.emplace(id, std::make_shared<ActiveRequest>(std::move(submission), context_, next_sequence_));
+      }
+      queue_.take(commands, false);
+    }
+    end_all(FinishReason::kError, message);
+  } catch (...) {
+    log(LogLevel::kError, "[engine] the engine has failed, and its requests could not be told");
+  }
+}
+
+}  // namespace quire

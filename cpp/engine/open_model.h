@@ -1,0 +1,30 @@
+#pragma once
+
+#include <memory>
+#include <optional>
+
+#include "backend/backend.h"
+#include "quire/config.h"
+#include "quire/engine.h"
+#include "weights/checkpoint.h"
+#include "weights/model_folder.h"
+
+namespace quire {
+
+/// A model folder that has been read but for its weights, with the backend that will run it and the memory divided.
+struct OpenModel {
+  ModelFolder folder;
+  Checkpoint checkpoint;
+  std::unique_ptr<Backend> backend;
+  /// Type to hold matrices in; unset: as stored.
+  std::optional<DType> weight_dtype;
+  DType kv_dtype = DType::kFloat32;
+  ModelDescription description;
+  /// With every "auto" resolved.
+  EngineConfig config;
+};
+
+/// Raises: as Engine::create().
+OpenModel open_model(const EngineConfig& config);
+
+}  // namespace quire

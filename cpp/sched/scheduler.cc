@@ -1,0 +1,336 @@
+#include "sched/scheduler.h"
+
+#include <algorithm>
+#include <iterator>
+#include <utility>
+
+#include "core/check.h"
+#include "kv/layout.h"
+
+namespace quire {
+
+namespace {
+
+/// Free blocks left by admission, in parts of the pool: room for running sequences to grow before one is preempted.
+constexpr int32_t kWatermarkDivisor = 100;
+
+/// The part of the token budget that running sequences leave to prompts.
+constexpr int32_t kPromptShareDivisor = 4;
+
+const SchedulerConfig& checked(const SchedulerConfig& config) {
+  QUIRE_CHECK(config.block_size >= 1 && config.num_blocks >= 1, "block_size=", config.block_size,
+              ", num_blocks=", config.num_blocks);
+  QUIRE_CHECK(config.max_num_seqs >= 1 && config.max_num_batched_tokens >= 1, "max_num_seqs=", config.max_num_seqs,
+              ", max_num_batched_tokens=", config.max_num_batched_tokens);
+  QUIRE_CHECK(
+      config.max_model_len >= 1 && config.max_model_len <= tokens_for_blocks(config.num_blocks, config.block_size),
+      "the longest sequence must fit the pool: max_model_len=", config.max_model_len,
+      ", num_blocks=", config.num_blocks, ", block_size=", config.block_size);
+  return config;
+}
+
+}  // namespace
+
+Scheduler::Scheduler(const SchedulerConfig& config)
+    : config_(checked(config)),
+      max_running_(std::min(config.max_num_seqs,
+                            config.max_num_batched_tokens - config.max_num_batched_tokens / kPromptShareDivisor)),
+      watermark_blocks_(std::max(1, config.num_blocks / kWatermarkDivisor)),
+      pool_(config.num_blocks),
+      cache_(pool_, config.block_size, config.hash_seed),
+      first_waiting_(line_.end()) {
+  // Enough for every step, so that planning allocates nothing.
+  const auto most_planned = static_cast<size_t>(std::min(config.max_num_seqs, config.max_num_batched_tokens));
+  plan_.sequences.reserve(most_planned);
+  plan_.copies.reserve(most_planned);
+  hits_.reserve(static_cast<size_t>(blocks_for(config.max_model_len)));
+}
+
+Sequence& Scheduler::find(SequenceId id) {
+  const auto place = places_.find(id);
+  QUIRE_CHECK(place != places_.end(), "unknown sequence: id=", id);
+  return *place->second;
+}
+
+const Sequence& Scheduler::sequence(SequenceId id) const {
+  const auto place = places_.find(id);
+  QUIRE_CHECK(place != places_.end(), "unknown sequence: id=", id);
+  return *place->second;
+}
+
+void Scheduler::add(SequenceId id, std::vector<int32_t> tokens, bool use_prefix_cache, int32_t num_sequences_reserved) {
+  QUIRE_CHECK(!contains(id), "id=", id);
+  QUIRE_CHECK(!tokens.empty() && tokens.size() < static_cast<size_t>(config_.max_model_len), "id=", id,
+              ", num_tokens=", tokens.size(), ", max_model_len=", config_.max_model_len);
+  QUIRE_CHECK(num_sequences_reserved >= 1 && num_sequences_reserved <= config_.max_num_seqs, "id=", id,
+              ", num_sequences_reserved=", num_sequences_reserved, ", max_num_seqs=", config_.max_num_seqs);
+  Line added;  // joins the line once nothing can fail any more
+  Sequence& sequence = added.emplace_back();
+  sequence.id = id;
+  sequence.tokens = std::move(tokens);
+  sequence.num_prompt_tokens = sequence.num_tokens();
+  sequence.use_prefix_cache = use_prefix_cache && config_.enable_prefix_caching;
+  sequence.num_reserved = num_sequences_reserved;
+  sequence.arrival = next_arrival_;
+  places_.emplace(id, added.begin());
+  next_arrival_ += static_cast<uint64_t>(num_sequences_reserved);
+  const bool none_waits = first_waiting_ == line_.end();
+  line_.splice(line_.end(), added);
+  if (none_waits) first_waiting_ = std::prev(line_.end());
+}
+
+void Scheduler::fork(SequenceId parent_id, SequenceId child_id) {
+  Sequence& parent = find(parent_id);
+  QUIRE_CHECK(!contains(child_id), "child=", child_id);
+  QUIRE_CHECK(parent.status == SequenceStatus::kRunning && parent.num_computed == parent.num_prompt_tokens &&
+                  parent.num_pending() == 0,
+              "a sequence is forked when its prompt is computed: parent=", parent_id,
+              ", num_prompt_tokens=", parent.num_prompt_tokens, ", num_computed=", parent.num_computed,
+              ", num_tokens=", parent.num_tokens());
+  QUIRE_CHECK(parent.num_reserved >= 2, "no place is reserved for a fork: parent=", parent_id);
+  Line added;
+  Sequence& child = added.emplace_back(parent);
+  child.id = child_id;
+  child.num_reserved = 1;
+  // Older than the forks before it, so that it may run even if one of those has been preempted.
+  child.arrival = parent.arrival + static_cast<uint64_t>(parent.num_reserved) - 1;
+  child.blocks.reserve(blocks_for(config_.max_model_len));
+  places_.emplace(child_id, added.begin());
+  --parent.num_reserved;
+  for (const int32_t block : child.blocks.blocks()) cache_.retain(block);
+  line_.splice(std::next(places_.find(parent_id)->second), added);
+  ++num_running_;
+}
+
+const StepPlan& Scheduler::plan() {
+  begin_step();
+  const bool preempted = give_one_token_each();
+  extend_prompts();
+  if (!preempted) admit_waiting();
+  finish_plan();
+  return plan_;
+}
+
+void Scheduler::begin_step() {
+  if (step_open_) {
+    for (auto place = line_.begin(); place != first_waiting_; ++place) {
+      QUIRE_CHECK(place->num_planned == 0, "the last step has not been committed: id=", place->id);
+    }
+  }
+  step_open_ = true;
+  budget_ = config_.max_num_batched_tokens;
+  plan_.sequences.clear();
+  plan_.copies.clear();
+}
+
+bool Scheduler::give_one_token_each() {
+  bool preempted = false;
+  for (auto place = line_.begin(); place != first_waiting_ && budget_ > 0; ++place) {
+    Sequence& sequence = *place;
+    if (sequence.num_pending() == 0) continue;
+    while (!make_next_token_writable(sequence)) {
+      preempt_youngest();
+      preempted = true;
+      if (sequence.status == SequenceStatus::kWaiting) return true;  // it was the youngest itself
+    }
+    sequence.num_planned = 1;
+    --budget_;
+  }
+  return preempted;
+}
+
+bool Scheduler::make_next_token_writable(Sequence& sequence) {
+  const int32_t index = sequence.num_computed / config_.block_size;
+  const bool is_new = index == sequence.blocks.size();
+  if (!is_new && pool_.references(sequence.blocks[index]) == 1) return true;
+  if (cache_.num_available() == 0) return false;
+  const int32_t block = cache_.take();
+  if (is_new) {
+    sequence.blocks.append(block);
+    return true;
+  }
+  // The source keeps an owner, a fork of the same group. Should that one be preempted in this round, the source may
+  // become a new block of a third fork, which is written after the copy; but no copy's target, because forks share
+  // nothing else that could be written.
+  const int32_t source = sequence.blocks[index];
+  plan_.copies.push_back({.from = source, .to = block});
+  sequence.blocks.replace(index, block);
+  cache_.release(source);
+  return true;
+}
+
+void Scheduler::preempt_youngest() {
+  QUIRE_CHECK(num_running_ > 1, "a lone sequence has no room: num_blocks=", config_.num_blocks);
+  Sequence& youngest = *--first_waiting_;
+  release_blocks(youngest);
+  youngest.num_computed = 0;
+  youngest.status = SequenceStatus::kWaiting;
+  --num_running_;
+  num_places_ -= youngest.num_reserved;
+  ++stats_.num_preemptions;
+}
+
+void Scheduler::extend_prompts() {
+  for (auto place = line_.begin(); place != first_waiting_ && budget_ > 0; ++place) {
+    if (place->num_planned > 0) plan_tokens(*place, place->num_pending() - place->num_planned);
+  }
+}
+
+void Scheduler::plan_tokens(Sequence& sequence, int32_t wanted) {
+  const int32_t planned_end = sequence.num_computed + sequence.num_planned;
+  const int64_t capacity =
+      tokens_for_blocks(sequence.blocks.size() + cache_.num_available(), config_.block_size) - planned_end;
+  const auto given = static_cast<int32_t>(std::min<int64_t>(capacity, std::min(wanted, budget_)));
+  sequence.num_planned += given;
+  budget_ -= given;
+  const int32_t num_blocks = blocks_for(planned_end + given);
+  while (sequence.blocks.size() < num_blocks) sequence.blocks.append(cache_.take());
+}
+
+void Scheduler::admit_waiting() {
+  if (first_waiting_ == line_.end() || budget_ == 0) return;
+  int32_t num_promised_blocks = 0;  // what running sequences need for tokens they already have
+  for (auto place = line_.begin(); place != first_waiting_; ++place) {
+    num_promised_blocks += blocks_for(place->num_tokens()) - place->blocks.size();
+  }
+  while (first_waiting_ != line_.end() && budget_ > 0) {
+    Sequence& next = *first_waiting_;
+    const bool alone = num_running_ == 0;
+    if (!alone && num_places_ + next.num_reserved > max_running_) return;
+    find_prefix(next);
+    if (!alone && !fits(next, num_promised_blocks)) return;
+    admit(next);
+    num_promised_blocks += blocks_for(next.num_tokens()) - next.blocks.size();
+  }
+}
+
+void Scheduler::find_prefix(const Sequence& sequence) {
+  hits_.clear();
+  if (!sequence.use_prefix_cache) return;
+  // One token at least is computed, for its logits; and sharing whole blocks only, it is written to an own block.
+  const auto length = static_cast<size_t>(config_.block_size);
+  const size_t most = (sequence.tokens.size() - 1) / length;
+  int32_t block = kNoBlock;
+  while (hits_.size() < most) {
+    block = cache_.find(block, std::span(sequence.tokens).subspan(hits_.size() * length, length));
+    if (block == kNoBlock) return;
+    hits_.push_back(block);
+  }
+}
+
+bool Scheduler::fits(const Sequence& sequence, int32_t num_promised_blocks) const {
+  const auto used = std::ranges::count_if(hits_, [&](int32_t block) { return pool_.references(block) > 0; });
+  // Of a block that forks share, each but one will need a copy.
+  const int32_t needed = blocks_for(sequence.num_tokens()) - static_cast<int32_t>(used) + sequence.num_reserved - 1;
+  return needed + num_promised_blocks + watermark_blocks_ <= cache_.num_available();
+}
+
+void Scheduler::admit(Sequence& sequence) {
+  sequence.blocks.reserve(blocks_for(config_.max_model_len));
+  for (const int32_t block : hits_) {
+    cache_.retain(block);
+    sequence.blocks.append(block);
+  }
+  sequence.num_registered = sequence.blocks.size();
+  sequence.num_computed = sequence.num_registered * config_.block_size;
+  if (!sequence.admitted) {
+    sequence.admitted = true;
+    sequence.num_cached = sequence.num_computed;
+    stats_.num_cached_tokens += sequence.num_cached;
+  }
+  sequence.status = SequenceStatus::kRunning;
+  ++first_waiting_;
+  ++num_running_;
+  num_places_ += sequence.num_reserved;
+  plan_tokens(sequence, sequence.num_pending());
+}
+
+void Scheduler::finish_plan() {
+  plan_.num_tokens = config_.max_num_batched_tokens - budget_;
+  for (auto place = line_.begin(); place != first_waiting_; ++place) {
+    if (place->num_planned == 0) continue;
+    plan_.sequences.push_back({.id = place->id,
+                               .start = place->num_computed,
+                               .num_tokens = place->num_planned,
+                               .samples = place->num_planned == place->num_pending(),
+                               .tokens = place->tokens,
+                               .blocks = place->blocks.blocks()});
+  }
+}
+
+void Scheduler::commit(std::span<const SequenceId> poisoned) {
+  QUIRE_CHECK(step_open_, "no step has been planned");
+  for (const SequenceId id : poisoned) {
+    QUIRE_CHECK(!contains(id) || find(id).num_planned > 0, "poisoned, but not in this step: id=", id);
+  }
+  for (const SequenceId id : poisoned) {
+    if (contains(id)) find(id).poisoned = true;
+  }
+  step_open_ = false;
+  for (auto place = line_.begin(); place != first_waiting_; ++place) {
+    if (place->num_planned == 0) continue;
+    place->num_computed += place->num_planned;
+    place->num_planned = 0;
+    if (config_.enable_prefix_caching && !place->poisoned) register_full_blocks(*place);
+  }
+  check_counts();
+}
+
+void Scheduler::register_full_blocks(Sequence& sequence) {
+  const int32_t num_full = sequence.num_computed / config_.block_size;
+  const auto length = static_cast<size_t>(config_.block_size);
+  for (int32_t& index = sequence.num_registered; index < num_full; ++index) {
+    const int32_t parent = index == 0 ? kNoBlock : sequence.blocks[index - 1];
+    const int32_t own = sequence.blocks[index];
+    const auto tokens = std::span(sequence.tokens).subspan(static_cast<size_t>(index) * length, length);
+    const int32_t cached = cache_.insert(parent, own, tokens);
+    if (cached == own) continue;
+    // Another sequence computed the same block in the same step or before this one could find it.
+    cache_.retain(cached);
+    sequence.blocks.replace(index, cached);
+    cache_.release(own);
+  }
+}
+
+void Scheduler::append(SequenceId id, int32_t token) {
+  Sequence& sequence = find(id);
+  QUIRE_CHECK(sequence.status == SequenceStatus::kRunning && sequence.num_pending() == 0,
+              "a token is appended when all before it are computed: id=", id, ", num_tokens=", sequence.num_tokens(),
+              ", num_computed=", sequence.num_computed);
+  QUIRE_CHECK(sequence.num_tokens() < config_.max_model_len, "id=", id, ", max_model_len=", config_.max_model_len);
+  sequence.tokens.push_back(token);
+  num_places_ -= sequence.num_reserved - 1;
+  sequence.num_reserved = 1;
+}
+
+void Scheduler::remove(SequenceId id) {
+  const auto place = places_.find(id);
+  QUIRE_CHECK(place != places_.end(), "unknown sequence: id=", id);
+  Sequence& sequence = *place->second;
+  if (sequence.status == SequenceStatus::kRunning) {
+    release_blocks(sequence);
+    --num_running_;
+    num_places_ -= sequence.num_reserved;
+  } else if (place->second == first_waiting_) {
+    ++first_waiting_;
+  }
+  line_.erase(place->second);
+  places_.erase(place);
+}
+
+void Scheduler::release_blocks(Sequence& sequence) {
+  // The deepest first: see PrefixCache.
+  while (!sequence.blocks.empty()) cache_.release(sequence.blocks.pop());
+  sequence.num_registered = 0;
+}
+
+void Scheduler::check_counts() const {
+  QUIRE_CHECK(pool_.num_used() + pool_.num_free() + cache_.num_idle() == pool_.num_blocks(),
+              "blocks are lost: used=", pool_.num_used(), ", free=", pool_.num_free(), ", idle=", cache_.num_idle());
+  QUIRE_CHECK(line_.size() == places_.size() && num_running_ >= 0 && num_waiting() >= 0,
+              "sequences are lost: line=", line_.size(), ", known=", places_.size(), ", running=", num_running_);
+  QUIRE_CHECK(num_places_ >= num_running_ && num_places_ <= config_.max_num_seqs,
+              "places are lost: places=", num_places_, ", running=", num_running_);
+}
+
+}  // namespace quire

@@ -1,0 +1,173 @@
+#include "spec/hf_config.h"
+
+#include <cmath>
+#include <utility>
+
+#include "core/check.h"
+#include "core/quote.h"
+
+namespace quire {
+namespace {
+
+std::string shown(const Json& value) {
+  if (const bool* truth = value.as_bool()) return *truth ? "true" : "false";
+  if (const int64_t* integer = value.as_int()) return std::to_string(*integer);
+  if (const double* number = value.as_double()) return detail::join_message(*number);
+  if (const std::string* text = value.as_string()) return in_quotes(*text);
+  return value.is_null() ? "null" : detail::join_message("(", value.type_name(), ")");
+}
+
+template <typename T>
+std::string describe(std::string_view what, Range<T> range) {
+  return detail::join_message(what, " from ", range.min, " to ", range.max);
+}
+
+}  // namespace
+
+HfConfig::HfConfig(Json root, std::string file) : root_(std::move(root)), file_(std::move(file)) {
+  QUIRE_REQUIRE(root_.as_object() != nullptr, ErrorKind::kInvalidArgument, "[", file_, "] wrong type: the document is ",
+                shown(root_), ", expected=an object");
+}
+
+const Json* HfConfig::find(std::string_view name) const {
+  const Json* value = root_.find(name);
+  return value == nullptr || value->is_null() ? nullptr : value;
+}
+
+bool HfConfig::is_null(std::string_view name) const {
+  const Json* value = root_.find(name);
+  return value != nullptr && value->is_null();
+}
+
+std::string_view HfConfig::present(const FieldNames& names) const {
+  for (const std::string_view name : names) {
+    if (has(name)) return name;
+  }
+  return names.first();
+}
+
+void HfConfig::refuse(ErrorKind kind, std::string_view name, std::string_view problem,
+                      std::string_view expected) const {
+  const Json* value = root_.find(name);
+  throw Error(kind, detail::join_message("[", file_, "] ", problem, ": ", prefix_, name,
+                                         value == nullptr ? "" : "=" + shown(*value), ", expected=", expected));
+}
+
+void HfConfig::wrong_type(std::string_view name, std::string_view expected) const {
+  refuse(ErrorKind::kInvalidArgument, name, has(name) ? "wrong type" : "missing field", expected);
+}
+
+int32_t HfConfig::checked_integer(std::string_view name, const Json& value, Range<int32_t> range) const {
+  const std::string expected = describe("an integer", range);
+  const int64_t* integer = value.as_int();
+  if (integer == nullptr) wrong_type(name, expected);
+  if (*integer < range.min || *integer > range.max) {
+    refuse(ErrorKind::kInvalidArgument, name, "out of range", expected);
+  }
+  return static_cast<int32_t>(*integer);
+}
+
+double HfConfig::checked_number(std::string_view name, const Json& value, Range<double> range) const {
+  const std::string expected = describe("a number", range);
+  const std::optional<double> number = value.number();
+  if (!number) wrong_type(name, expected);
+  if (!(*number >= range.min && *number <= range.max)) {
+    refuse(ErrorKind::kInvalidArgument, name, "out of range", expected);
+  }
+  return *number;
+}
+
+int32_t HfConfig::integer(const FieldNames& names, Range<int32_t> range) const {
+  const std::string_view name = present(names);
+  const Json* value = find(name);
+  if (value == nullptr) wrong_type(name, describe("an integer", range));
+  return checked_integer(name, *value, range);
+}
+
+int32_t HfConfig::integer_or(const FieldNames& names, int32_t fallback, Range<int32_t> range) const {
+  return has(present(names)) ? integer(names, range) : fallback;
+}
+
+double HfConfig::number(const FieldNames& names, Range<double> range) const {
+  const std::string_view name = present(names);
+  const Json* value = find(name);
+  if (value == nullptr) wrong_type(name, describe("a number", range));
+  return checked_number(name, *value, range);
+}
+
+double HfConfig::number_or(const FieldNames& names, double fallback, Range<double> range) const {
+  return has(present(names)) ? number(names, range) : fallback;
+}
+
+bool HfConfig::boolean_or(const FieldNames& names, bool fallback) const {
+  const std::string_view name = present(names);
+  const Json* value = find(name);
+  if (value == nullptr) return fallback;
+  if (value->as_bool() == nullptr) wrong_type(name, "true or false");
+  return *value->as_bool();
+}
+
+std::string HfConfig::string_or(const FieldNames& names, std::string_view fallback) const {
+  const std::string_view name = present(names);
+  const Json* value = find(name);
+  if (value == nullptr) return std::string(fallback);
+  if (value->as_string() == nullptr) wrong_type(name, "a string");
+  return *value->as_string();
+}
+
+std::vector<double> HfConfig::numbers(const FieldNames& names, size_t count, Range<double> range) const {
+  const std::string_view name = present(names);
+  const Json* value = find(name);
+  const Json::Array* items = value == nullptr ? nullptr : value->as_array();
+  const std::string expected = detail::join_message("a list of ", count, " numbers");
+  if (items == nullptr) wrong_type(name, expected);
+  if (items->size() != count) {
+    refuse(ErrorKind::kInvalidArgument, name, detail::join_message("wrong length ", items->size()), expected);
+  }
+  std::vector<double> result;
+  for (const Json& item : *items) result.push_back(checked_number(name, item, range));
+  return result;
+}
+
+std::vector<std::string> HfConfig::strings(const FieldNames& names) const {
+  const std::string_view name = present(names);
+  const Json* value = find(name);
+  std::vector<std::string> result;
+  if (value == nullptr) return result;
+  if (value->as_array() == nullptr) wrong_type(name, "a list of strings");
+  for (const Json& item : *value->as_array()) {
+    if (item.as_string() == nullptr) wrong_type(name, "a list of strings");
+    result.push_back(*item.as_string());
+  }
+  return result;
+}
+
+std::vector<int32_t> HfConfig::integers(const FieldNames& names, Range<int32_t> range) const {
+  const std::string_view name = present(names);
+  const Json* value = find(name);
+  std::vector<int32_t> result;
+  if (value == nullptr) return result;
+  if (const Json::Array* items = value->as_array()) {
+    for (const Json& item : *items) result.push_back(checked_integer(name, item, range));
+    return result;
+  }
+  return {checked_integer(name, *value, range)};
+}
+
+std::optional<HfConfig> HfConfig::section(std::string_view name) const {
+  const Json* value = find(name);
+  if (value == nullptr) return std::nullopt;
+  if (value->as_object() == nullptr) wrong_type(name, "an object");
+  HfConfig inner(*value, file_);
+  inner.prefix_ = detail::join_message(prefix_, name, ".");
+  return inner;
+}
+
+bool HfConfig::has_sections() const {
+  for (const auto& [name, value] : *root_.as_object()) {
+    if (value.as_object() != nullptr) return true;
+  }
+  return false;
+}
+
+}  // namespace quire

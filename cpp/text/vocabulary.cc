@@ -1,0 +1,117 @@
+#include "quire/vocabulary.h"
+
+#include <filesystem>
+#include <system_error>
+#include <utility>
+
+#include "core/check.h"
+#include "text/tokenizer_files.h"
+
+namespace quire {
+namespace {
+
+class TableDetokenizer final : public Detokenizer {
+ public:
+  TableDetokenizer(const TokenTable& tokens, const Pipeline& steps, bool skip_special_tokens)
+      : tokens_(tokens), steps_(steps), skip_special_tokens_(skip_special_tokens) {}
+
+  void append(int32_t id, std::string& out) override {
+    Piece piece = tokens_.piece(id);
+    if (piece.kind == TokenKind::kNone) return;
+    if (skip_special_tokens_ && tokens_.is_special(id)) {
+      // A control piece shows no text in SentencePiece, but it still stands between its neighbours.
+      if (piece.kind != TokenKind::kControl) return;
+      piece.text = {};
+    }
+    steps_.push(piece, out);
+  }
+
+  std::string pending() const override {
+    std::string out;
+    if (!steps_.holds()) return out;
+    Pipeline copy = steps_;
+    copy.finish(out);
+    return out;
+  }
+
+  void finish(std::string& out) override { steps_.finish(out); }
+
+  void end_context() {
+    std::string dropped;
+    steps_.end_context(dropped);
+  }
+
+ private:
+  const TokenTable& tokens_;
+  Pipeline steps_;
+  bool skip_special_tokens_;
+};
+
+class TableVocabulary final : public Vocabulary {
+ public:
+  explicit TableVocabulary(TokenizerFiles files) : tokens_(std::move(files.tokens)), steps_(std::move(files.steps)) {}
+
+  int32_t size() const override { return tokens_.size(); }
+  bool is_special(int32_t id) const override { return tokens_.is_special(id); }
+
+  std::string token_text(int32_t id) const override {
+    TableDetokenizer text = behind_a_letter();
+    std::string out;
+    text.append(id, out);
+    text.finish(out);
+    return out;
+  }
+
+  std::string decode(std::span<const int32_t> ids, bool skip_special_tokens) const override {
+    TableDetokenizer text(tokens_, steps_, skip_special_tokens);
+    std::string out;
+    for (const int32_t id : ids) text.append(id, out);
+    text.finish(out);
+    return out;
+  }
+
+  std::unique_ptr<Detokenizer> detokenizer(std::span<const int32_t> context, bool skip_special_tokens) const override {
+    auto text = std::make_unique<TableDetokenizer>(tokens_, steps_, skip_special_tokens);
+    std::string dropped;
+    for (const int32_t id : context) {
+      text->append(id, dropped);
+      dropped.clear();
+    }
+    text->end_context();
+    return text;
+  }
+
+ private:
+  /// In the middle of text, where no rule for its beginning holds any more.
+  TableDetokenizer behind_a_letter() const {
+    Pipeline steps = steps_;
+    std::string dropped;
+    steps.push(Piece{.text = "x"}, dropped);
+    TableDetokenizer text(tokens_, steps, false);
+    text.end_context();
+    return text;
+  }
+
+  TokenTable tokens_;
+  Pipeline steps_;
+};
+
+bool is_file(const std::filesystem::path& path) {
+  std::error_code ignored;
+  return std::filesystem::is_regular_file(path, ignored);
+}
+
+}  // namespace
+
+std::shared_ptr<const Vocabulary> Vocabulary::from_folder(const std::string& folder) {
+  const std::filesystem::path base(folder);
+  if (is_file(base / "tokenizer.json")) {
+    return std::make_shared<TableVocabulary>(read_tokenizer_json((base / "tokenizer.json").string()));
+  }
+  QUIRE_REQUIRE(is_file(base / "tokenizer.model"), ErrorKind::kNotFound, "[", folder,
+                "] no tokenizer.json or tokenizer.model there: give the folder of the tokenizer, or do without text "
+                "(tokenizer=..., skip_tokenizer_init=True)");
+  return std::make_shared<TableVocabulary>(read_sentencepiece_model(folder));
+}
+
+}  // namespace quire

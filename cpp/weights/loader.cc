@@ -1,0 +1,132 @@
+#include "weights/loader.h"
+
+#include <algorithm>
+#include <cstddef>
+#include <cstring>
+#include <map>
+#include <set>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "weights/elements.h"
+#include "weights/match.h"
+
+namespace quire {
+namespace {
+
+/// Brings matched weights into a backend's memory, one after the other.
+class Loader {
+ public:
+  Loader(const Checkpoint& checkpoint, Backend& backend, Stream& stream, ModelWeights& weights)
+      : checkpoint_(checkpoint), backend_(backend), stream_(stream), weights_(weights) {}
+
+  void load(const MatchedWeight& weight) {
+    for (const std::string& name : weight.sources) checkpoint_.check_unchanged(name);
+    if (weight.wanted.is_linear()) {
+      load_linear(weight);
+    } else if (weight.wanted.inputs > 0) {
+      load_table(weight);
+    } else {
+      load_vector(weight);
+    }
+  }
+
+ private:
+  /// Straight from the mapping, but for tensors that are not aligned for their type or whose rows are not contiguous:
+  /// those are copied first.
+  void load_linear(const MatchedWeight& weight) {
+    LinearSource source{.parts = {}, .transposed = weight.transposed, .dtype = weight.held};
+    std::vector<std::vector<std::byte>> copies;
+    for (const std::string& name : weight.sources) {
+      const Tensor& tensor = *checkpoint_.find(name);
+      source.parts.push_back(is_readable(tensor) ? tensor : contiguous_copy(tensor, copies.emplace_back()));
+    }
+    *std::get<PackedLinear*>(weight.wanted.destination) = backend_.pack_linear(source, stream_);
+  }
+
+  void load_table(const MatchedWeight& weight) {
+    const Tensor& tensor = *checkpoint_.find(weight.sources.front());
+    std::vector<std::byte> copy;
+    const bool as_is = weight.held == tensor.dtype && is_contiguous(tensor);
+    const void* data = as_is ? tensor.data : converted_copy(tensor, weight.held, copy).data;
+    place(weight, {tensor.shape[0], tensor.shape[1]}, data);
+  }
+
+  void load_vector(const MatchedWeight& weight) {
+    std::vector<float> values;
+    values.reserve(weight.wanted.num_outputs());
+    for (const std::string& name : weight.sources) append_as_float(*checkpoint_.find(name), values);
+    if (weight.wanted.unit_offset) {
+      for (float& value : values) value += 1.0f;
+    }
+    place(weight, {static_cast<int64_t>(values.size())}, values.data());
+  }
+
+  void place(const MatchedWeight& weight, std::initializer_list<int64_t> shape, const void* data) {
+    Buffer buffer = backend_.allocate(weight.bytes(), MemoryKind::kWeights);
+    backend_.copy_to_device(buffer.data(), data, weight.bytes(), stream_);
+    *std::get<Tensor*>(weight.wanted.destination) = Tensor(buffer.data(), weight.held, shape);
+    weights_.buffers.push_back(std::move(buffer));
+  }
+
+  const Checkpoint& checkpoint_;
+  Backend& backend_;
+  Stream& stream_;
+  ModelWeights& weights_;
+};
+
+/// Type of most elements of the matrices.
+DType most_common_type(const std::vector<MatchedWeight>& weights) {
+  std::map<DType, int64_t> bytes;
+  for (const MatchedWeight& weight : weights) {
+    if (weight.wanted.inputs > 0) bytes[weight.held] += weight.bytes() / dtype_bytes(weight.held);
+  }
+  return std::max_element(bytes.begin(), bytes.end(), [](const auto& a, const auto& b) { return a.second < b.second; })
+      ->first;
+}
+
+}  // namespace
+
+WeightSummary check_weights(const ModelFolder& folder, const Checkpoint& checkpoint, std::optional<DType> dtype) {
+  ModelWeights places;  // nothing is put there
+  const std::vector<MatchedWeight> weights = match_weights(folder, checkpoint, dtype, places);
+  WeightSummary summary{.dtype = most_common_type(weights)};
+  std::set<std::string> counted;
+  for (const MatchedWeight& weight : weights) {
+    summary.bytes += weight.bytes();
+    for (const std::string& name : weight.sources) {
+      if (counted.insert(name).second) summary.num_parameters += checkpoint.find(name)->size();
+    }
+  }
+  return summary;
+}
+
+ModelWeights load_weights(const ModelFolder& folder, const Checkpoint& checkpoint, std::optional<DType> dtype,
+                          Backend& backend, Stream& stream, const std::function<void(double)>& progress) {
+  ModelWeights result;
+  const std::vector<MatchedWeight> weights = match_weights(folder, checkpoint, dtype, result);
+  std::map<std::string, int> uses;
+  int64_t total = 0;
+  for (const MatchedWeight& weight : weights) {
+    for (const std::string& name : weight.sources) ++uses[name];
+    total += weight.bytes();
+  }
+
+  Loader loader(checkpoint, backend, stream, result);
+  int64_t done = 0;
+  for (size_t i = 0; i < weights.size(); ++i) {
+    if (i + 1 < weights.size()) {
+      for (const std::string& name : weights[i + 1].sources) checkpoint.will_need(name);
+    }
+    loader.load(weights[i]);
+    for (const std::string& name : weights[i].sources) {
+      if (--uses[name] == 0) checkpoint.drop(name);
+    }
+    done += weights[i].bytes();
+    if (progress) progress(static_cast<double>(done) / static_cast<double>(total));
+  }
+  return result;
+}
+
+}  // namespace quire
