@@ -1,0 +1,250 @@
+"""What an engine is built from: vLLM's EngineArgs, field for field, with what each of them means here."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any
+
+from quire.checks import BOOL, BYTES, FLOAT, INT, INT64, TEXT, Kind, at_least, described, one_of, optional
+
+if TYPE_CHECKING:
+    from quire import _core
+
+logger = logging.getLogger("quire")
+
+BUILT_IN_MODEL = os.path.join(os.path.dirname(os.path.abspath(__file__)), "storyteller")
+
+_DTYPES = {"half": "float16", "float": "float32"}
+_LOGPROBS_MODES = {"processed_logprobs": "PROCESSED", "raw_logprobs": "RAW"}
+
+
+def _dtype(name: str, value: Any) -> str:
+    # torch.float16 and its like are understood by their names.
+    text = str(value).removeprefix("torch.")
+    return str(one_of("auto", "half", "float16", "bfloat16", "float", "float32").check(name, text))
+
+
+def _utilization(name: str, value: Any) -> float:
+    share = FLOAT.check(name, value)
+    if not 0.0 < share <= 1.0:
+        raise ValueError(f"{name} must be in (0, 1], got {value!r}.")
+    return float(share)
+
+
+def _block_size(name: str, value: Any) -> int:
+    if INT.check(name, value) not in (8, 16, 32, 64, 128):
+        raise ValueError(f"{name} must be one of 8, 16, 32, 64, 128, got {value!r}.")
+    return int(value)
+
+
+def _device(name: str, value: Any) -> str:
+    devices = ("auto", "cpu", "cpu:portable", "cpu:avx2", "cpu:avx512", "cuda", "neuron")
+    return str(one_of(*devices).check(name, value))
+
+
+def _path(name: str, value: Any) -> str:
+    if not isinstance(value, (str, os.PathLike)):
+        raise ValueError(f"{name} must be the path of a folder, got {value!r}.")
+    path = TEXT.check(name, os.fspath(value))
+    if not path or "\0" in path:
+        raise ValueError(f"{name} must be the path of a folder, got {path!r}.")
+    return str(path)
+
+
+PATH = Kind(_path, str, "FOLDER")
+DTYPE = Kind(_dtype, str, "{auto,half,float16,bfloat16,float,float32}")
+SHARE = Kind(_utilization, float, "X")
+LOAD_FORMAT = one_of("auto", "pt", "safetensors", "npcache", "dummy")
+LORA_DTYPE = one_of("auto", "float16", "bfloat16", "float32")
+
+
+def _no_effect(default: Any, kind: Kind, reason: str) -> Any:
+    """A field that is checked and accepted, and changes nothing on the CPU."""
+    return described(default, kind, f"no effect on the CPU: {reason}", noted=True, hidden=True)
+
+
+def _quiet(default: Any, kind: Kind, reason: str) -> Any:
+    """As _no_effect, of which nobody needs to be told."""
+    return described(default, kind, f"accepted, no effect: {reason}", hidden=True)
+
+
+def _not_offered(default: Any, kind: Kind, remedy: str, also: tuple[Any, ...] = (), **metadata: Any) -> Any:
+    """A field of which only the default, and the values in `also`, are offered."""
+    return described(
+        default, kind, f"not offered yet: {remedy}", offered=(default, *also), remedy=remedy, hidden=True, **metadata
+    )
+
+
+@dataclass
+class EngineArgs:
+    """What an engine is built from. Names and defaults are those of vLLM 0.4.0, except that
+
+    - `model` may be left out: the built-in storyteller then runs;
+    - `enable_prefix_caching` is on: outputs are the same bit for bit with and without it;
+    - `max_logprobs` is 20, and `max_num_batched_tokens` need not reach `max_model_len`, because long prompts are
+      computed in chunks always (`enable_chunked_prefill`);
+    - the fields at the end are additions.
+
+    Raises at construction ValueError that names field and value, NotImplementedError for what is not offered.
+    What concerns GPUs only is checked and otherwise ignored, which `LLM` logs once at level info.
+    """
+
+    model: str | None = described(None, optional(PATH), "folder in Hugging Face layout; default: the built-in model")
+    tokenizer: str | None = described(None, optional(PATH), "folder of the tokenizer; default: the model's")
+    tokenizer_mode: str = described("auto", one_of("auto", "slow"), "slow prefers tokenizer.model (SentencePiece)")
+    trust_remote_code: bool = _quiet(False, BOOL, "code from a model folder is never run")
+    download_dir: str | None = _no_effect(None, optional(PATH), "models are read from local folders")
+    load_format: str = _not_offered("auto", LOAD_FORMAT, "use load_format='auto'", also=("pt", "safetensors"))
+    dtype: str = described("auto", DTYPE, "type of weights and KV cache")
+    kv_cache_dtype: str = _not_offered("auto", one_of("auto", "fp8_e5m2"), "use kv_cache_dtype='auto'")
+    seed: int = described(0, INT64, "seed of the requests that bring none")
+    max_model_len: int | None = described(None, optional(at_least(2)), "longest prompt plus output, in tokens")
+    worker_use_ray: bool = _no_effect(False, BOOL, "one process does all")
+    pipeline_parallel_size: int = _not_offered(1, at_least(1), "use pipeline_parallel_size=1", flags=("-pp",))
+    tensor_parallel_size: int = _not_offered(1, at_least(1), "use tensor_parallel_size=1", flags=("-tp",))
+    max_parallel_loading_workers: int | None = _no_effect(None, optional(at_least(1)), "loading is memory-mapped")
+    block_size: int = described(16, Kind(_block_size, int, "N"), "tokens per KV block: 8, 16, 32, 64 or 128")
+    enable_prefix_caching: bool = described(True, BOOL, "reuse the KV cache of equal prompt beginnings")
+    use_v2_block_manager: bool = _no_effect(False, BOOL, "there is one block manager")
+    swap_space: float = _no_effect(4, at_least(0, FLOAT), "preempted requests are recomputed")
+    gpu_memory_utilization: float = _no_effect(0.9, SHARE, "see kv_cache_memory_bytes")
+    max_num_batched_tokens: int | None = described(None, optional(at_least(1)), "most tokens computed in one step")
+    max_num_seqs: int = described(256, at_least(1), "most sequences in one step")
+    max_logprobs: int = described(20, at_least(0), "upper bound of logprobs and prompt_logprobs")
+    disable_log_stats: bool = _quiet(False, BOOL, "nothing is logged unasked")
+    revision: str | None = _no_effect(None, optional(TEXT), "models are read from local folders")
+    code_revision: str | None = _no_effect(None, optional(TEXT), "code from a model folder is never run")
+    tokenizer_revision: str | None = _no_effect(None, optional(TEXT), "models are read from local folders")
+    quantization: str | None = _not_offered(
+        None,
+        optional(one_of("awq", "gptq", "squeezellm", "marlin")),
+        "use weights in float32, float16 or bfloat16",
+        flags=("-q",),
+    )
+    enforce_eager: bool = _no_effect(False, BOOL, "there are no graphs on the CPU")
+    max_context_len_to_capture: int = _no_effect(8192, at_least(1), "there are no graphs on the CPU")
+    disable_custom_all_reduce: bool = _quiet(False, BOOL, "there is one worker")
+    tokenizer_pool_size: int = _no_effect(0, at_least(0), "the tokenizer has threads of its own")
+    tokenizer_pool_type: str = _no_effect("ray", TEXT, "the tokenizer has threads of its own")
+    tokenizer_pool_extra_config: str | None = _no_effect(None, optional(TEXT), "see tokenizer_pool_size")
+    enable_lora: bool = _not_offered(False, BOOL, "merge the adapter into the weights")
+    max_loras: int = _no_effect(1, at_least(1), "see enable_lora")
+    max_lora_rank: int = _no_effect(16, at_least(1), "see enable_lora")
+    lora_extra_vocab_size: int = _no_effect(256, at_least(0), "see enable_lora")
+    lora_dtype: str = _no_effect("auto", LORA_DTYPE, "see enable_lora")
+    max_cpu_loras: int | None = _no_effect(None, optional(at_least(1)), "see enable_lora")
+    ray_workers_use_nsight: bool = _no_effect(False, BOOL, "there are no Ray workers")
+    forced_num_gpu_blocks: int | None = described(
+        None, optional(at_least(1)), "number of KV blocks, over any other setting; for tests of preemption"
+    )
+    device: str = described("auto", Kind(_device, str, "{auto,cpu,cpu:portable,cpu:avx2,cpu:avx512}"), "what computes")
+    image_input_type: str | None = _not_offered(None, optional(TEXT), "use text prompts")
+    image_token_id: int | None = _not_offered(None, optional(INT), "use text prompts")
+    image_input_shape: str | None = _not_offered(None, optional(TEXT), "use text prompts")
+    image_feature_size: int | None = _not_offered(None, optional(INT), "use text prompts")
+    scheduler_delay_factor: float = _no_effect(0.0, at_least(0, FLOAT), "prompts and outputs share every step")
+    enable_chunked_prefill: bool = _quiet(False, BOOL, "always on")
+    skip_tokenizer_init: bool = described(False, BOOL, "token ids in and out, no tokenizer needed", hidden=True)
+    num_threads: int = described(0, at_least(0), "threads that compute; 0: one per physical core")
+    kv_cache_memory_bytes: int | None = described(
+        None, optional(at_least(1, BYTES)), "size of the KV cache, as in 2G; default: from the memory that is free"
+    )
+    logprobs_mode: str = described(
+        "processed_logprobs", one_of(*_LOGPROBS_MODES), "log-probabilities after or before sampling parameters act"
+    )
+    max_queued_requests: int = described(2**20, at_least(1, INT64), "requests that may wait or run at a time")
+
+    def __post_init__(self) -> None:
+        for entry in fields(self):
+            setattr(self, entry.name, entry.metadata["kind"].check(entry.name, getattr(self, entry.name)))
+        for entry in fields(self):
+            value = getattr(self, entry.name)
+            if value not in entry.metadata.get("offered", (value,)):
+                raise NotImplementedError(f"{entry.name}={value!r} is not offered yet; {entry.metadata['remedy']}.")
+        if self.device in ("cuda", "neuron"):
+            raise NotImplementedError(f"device={self.device!r} is not offered yet; use device='cpu'.")
+
+    def without_effect(self) -> list[str]:
+        """The fields that were set and change nothing here."""
+        return [
+            entry.name
+            for entry in fields(self)
+            if entry.metadata.get("noted") and getattr(self, entry.name) != entry.default
+        ]
+
+    def model_folder(self) -> str:
+        """The folder to read.
+
+        Raises: FileNotFoundError if there is no such folder.
+        """
+        return BUILT_IN_MODEL if self.model is None else existing_folder("model", self.model)
+
+    def tokenizer_folder(self) -> str:
+        """The folder of the tokenizer files; as model_folder()."""
+        return self.model_folder() if self.tokenizer is None else existing_folder("tokenizer", self.tokenizer)
+
+    def core_config(self) -> _core.EngineConfig:
+        """Translate the values for the engine.
+
+        Raises: FileNotFoundError if there is no such folder, ValueError as the engine's own check.
+        """
+        from quire import _core
+
+        config = _core.EngineConfig()
+        config.model = self.model_folder()
+        config.tokenizer = "" if self.tokenizer is None else self.tokenizer_folder()
+        config.with_vocabulary = not self.skip_tokenizer_init
+        config.dtype = _DTYPES.get(self.dtype, self.dtype)
+        config.num_blocks_override = self.forced_num_gpu_blocks
+        config.logprobs_mode = getattr(_core.LogprobsMode, _LOGPROBS_MODES[self.logprobs_mode])
+        for name in _SAME_NAME:
+            setattr(config, name, getattr(self, name))
+        config.validate()
+        return config
+
+    @staticmethod
+    def add_cli_args(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
+        """Add a flag for every field, as vLLM's scripts do."""
+        from quire.commands.flags import add_engine_flags
+
+        add_engine_flags(parser)
+        return parser
+
+    @classmethod
+    def from_cli_args(cls, args: argparse.Namespace) -> EngineArgs:
+        """Take the fields out of parsed flags; what was not given keeps its default."""
+        return cls(**{entry.name: getattr(args, entry.name) for entry in fields(cls) if hasattr(args, entry.name)})
+
+
+_SAME_NAME = (
+    "device",
+    "max_model_len",
+    "block_size",
+    "max_num_seqs",
+    "max_num_batched_tokens",
+    "kv_cache_memory_bytes",
+    "enable_prefix_caching",
+    "num_threads",
+    "seed",
+    "max_logprobs",
+    "max_queued_requests",
+)
+
+
+def existing_folder(name: str, path: str) -> str:
+    """The path with ~ resolved.
+
+    Raises: FileNotFoundError, in one line that says what is needed.
+    """
+    folder = os.path.expanduser(path)
+    if os.path.isdir(folder):
+        return folder
+    needed = "a local folder with config.json, weights and tokenizer files is needed"
+    if os.path.isfile(folder):
+        raise FileNotFoundError(f"{name}={path!r} is a file; {needed}, give the folder that holds it.")
+    if path.count("/") == 1 and not path.startswith((".", "/", "~")):
+        raise FileNotFoundError(f"{name}={path!r} is not a folder here; {needed}: download the model first.")
+    raise FileNotFoundError(f"{name}={path!r} is not a folder; {needed}.")

@@ -1,0 +1,1 @@
+"""The commands of `quire`: each module has add_flags(parser) and run(options), and is imported only to run."""

@@ -1,0 +1,104 @@
+"""Show what a model is and needs, without loading it: family, size, memory plan, and what would run it."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import TYPE_CHECKING, Any
+
+from quire.cli import UsageError
+from quire.commands import console
+from quire.commands.flags import add_engine_flags
+from quire.commands.generate import ENGINE_FLAGS_LEFT_OUT, engine_arguments
+
+if TYPE_CHECKING:
+    from quire import _core
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of `quire info`."""
+    parser.add_argument("folder", nargs="?", metavar="MODEL", help="model folder; default: the built-in model")
+    parser.add_argument("--families", action="store_true", help="list the architectures that can be loaded")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    add_engine_flags(parser, exclude=ENGINE_FLAGS_LEFT_OUT, keep_defaults=False)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run `quire info`."""
+    console.prepare_output()
+    if options.families:
+        _print_families(options.json)
+        return 0
+    if options.folder is not None:
+        if hasattr(options, "model"):
+            raise UsageError("give the model as an argument or with --model, not both")
+        options.model = options.folder
+    from quire import _core
+
+    config = engine_arguments(options).core_config()
+    facts = _facts(config.model, _core.Engine.describe(config))
+    console.write(json.dumps(facts, indent=2) + "\n" if options.json else _table(facts))
+    return 0
+
+
+def _print_families(as_json: bool) -> None:
+    from quire import _core
+
+    names = _core.Engine.architectures()
+    console.write(json.dumps(names, indent=2) + "\n" if as_json else "".join(f"{name}\n" for name in names))
+
+
+def _facts(folder: str, description: _core.ModelDescription) -> dict[str, Any]:
+    model, memory = description.model, description.memory
+    return {
+        "model": folder,
+        "architecture": model.architecture,
+        "family": model.family,
+        "num_parameters": model.num_parameters,
+        "dtype": model.dtype,
+        "vocab_size": model.vocab_size,
+        "num_layers": model.num_layers,
+        "hidden_size": model.hidden_size,
+        "num_heads": model.num_heads,
+        "num_kv_heads": model.num_kv_heads,
+        "head_dim": model.head_dim,
+        "max_position_embeddings": model.max_position_embeddings,
+        "eos_token_ids": list(model.eos_token_ids),
+        "bos_token_id": model.bos_token_id,
+        "max_model_len": memory.max_model_len,
+        "weight_bytes": memory.weight_bytes,
+        "kv_cache_bytes": memory.kv_cache_bytes,
+        "kv_bytes_per_token": memory.kv_bytes_per_token,
+        "num_blocks": memory.num_blocks,
+        "block_size": memory.block_size,
+        "workspace_bytes": memory.workspace_bytes,
+        "available_bytes": memory.available_bytes,
+        "backend": description.backend,
+        "num_threads": description.num_threads,
+    }
+
+
+def _table(facts: dict[str, Any]) -> str:
+    kv_tokens = facts["num_blocks"] * facts["block_size"]
+    needed = facts["weight_bytes"] + facts["kv_cache_bytes"] + facts["workspace_bytes"]
+    rows = [
+        ("model", facts["model"]),
+        ("architecture", f"{facts['architecture']} (family {facts['family']})"),
+        ("parameters", f"{console.count(facts['num_parameters'])}, stored as {facts['dtype']}"),
+        (
+            "shape",
+            f"{facts['num_layers']} layers, width {facts['hidden_size']}, {facts['num_heads']} heads "
+            f"({facts['num_kv_heads']} for keys and values) of {facts['head_dim']}, vocabulary {facts['vocab_size']}",
+        ),
+        ("context", f"{facts['max_model_len']} tokens (the model allows {facts['max_position_embeddings']})"),
+        ("weights", console.size(facts["weight_bytes"])),
+        (
+            "KV cache",
+            f"{console.size(facts['kv_cache_bytes'])}: {kv_tokens} tokens of "
+            f"{console.size(facts['kv_bytes_per_token'])} in {facts['num_blocks']} blocks",
+        ),
+        ("workspace", console.size(facts["workspace_bytes"])),
+        ("memory", f"{console.size(needed)} needed, {console.size(facts['available_bytes'])} available"),
+        ("runs on", f"{facts['backend']}, {facts['num_threads']} threads"),
+    ]
+    return "".join(f"{name:<13}{value}\n" for name, value in rows)

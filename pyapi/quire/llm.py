@@ -1,0 +1,315 @@
+"""LLM: prompts in, outputs in the same order."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import logging
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import fields
+from typing import Any
+
+from quire import engine_log
+from quire.arguments import EngineArgs
+from quire.engine_view import EngineView
+from quire.generation import EngineHandle, RequestStream, run_batch
+from quire.outputs import RequestOutput
+from quire.prompts import Prompt, encode_prompts, read_prompts, read_sampling
+from quire.sampling import SamplingParams, default_sampling
+
+logger = logging.getLogger("quire")
+
+# In a forked child there is no engine thread, and ending an engine would wait for it for ever: they are kept instead.
+_engines_of_the_parent: list[EngineHandle] = []
+
+
+class LLM:
+    """A model ready to generate text, with the constructor and the methods of vLLM's LLM.
+
+    Args:
+        model: folder in Hugging Face layout (config.json, weights, tokenizer files). Without it the built-in
+            storyteller runs, a small model that writes little stories.
+        tokenizer: folder of the tokenizer, if it is not the model's.
+        tokenizer_mode: "auto", or "slow" to prefer tokenizer.model (SentencePiece).
+        trust_remote_code: accepted; code from a model folder is never run.
+        dtype: type of weights and KV cache: "auto", "float32" ("float"), "bfloat16", "float16" ("half").
+        seed: seed of the requests that bring none.
+        **kwargs: any other field of EngineArgs: max_model_len, max_num_seqs, enable_prefix_caching, num_threads,
+            kv_cache_memory_bytes, skip_tokenizer_init ...
+
+    The other arguments concern GPUs: they are checked and accepted.
+
+    Raises:
+        FileNotFoundError: no such folder, or a file is missing in it.
+        ValueError: a value or a file is wrong; the message names field and value.
+        NotImplementedError: something is not offered, an unknown architecture for instance.
+        RuntimeError: the model needs its own code run, and trust_remote_code is False.
+        MemoryError: weights and KV cache do not fit.
+
+    Thread safety: all methods, close() excepted. `with LLM() as llm:` gives all memory back at the end, as close()
+    does. An LLM cannot be used in a forked child process.
+    """
+
+    def __init__(
+        self,
+        model: str | None = None,
+        tokenizer: str | None = None,
+        tokenizer_mode: str = "auto",
+        trust_remote_code: bool = False,
+        tensor_parallel_size: int = 1,
+        dtype: str = "auto",
+        quantization: str | None = None,
+        revision: str | None = None,
+        tokenizer_revision: str | None = None,
+        seed: int = 0,
+        gpu_memory_utilization: float = 0.9,
+        swap_space: float = 4,
+        enforce_eager: bool = False,
+        max_context_len_to_capture: int = 8192,
+        disable_custom_all_reduce: bool = True,
+        **kwargs: Any,
+    ) -> None:
+        self._engine: EngineHandle | None = None
+        _refuse_unknown(kwargs)
+        kwargs.setdefault("disable_log_stats", True)
+        arguments = EngineArgs(
+            model=model,
+            tokenizer=tokenizer,
+            tokenizer_mode=tokenizer_mode,
+            trust_remote_code=trust_remote_code,
+            tensor_parallel_size=tensor_parallel_size,
+            dtype=dtype,
+            quantization=quantization,
+            revision=revision,
+            tokenizer_revision=tokenizer_revision,
+            seed=seed,
+            gpu_memory_utilization=gpu_memory_utilization,
+            swap_space=swap_space,
+            enforce_eager=enforce_eager,
+            max_context_len_to_capture=max_context_len_to_capture,
+            disable_custom_all_reduce=disable_custom_all_reduce,
+            **kwargs,
+        )
+        self._open(arguments)
+
+    @classmethod
+    def from_engine_args(cls, arguments: EngineArgs) -> LLM:
+        """Build one from parsed flags."""
+        return cls(**{entry.name: getattr(arguments, entry.name) for entry in fields(arguments)})
+
+    def _open(self, arguments: EngineArgs) -> None:
+        from quire import _core
+
+        config = arguments.core_config()
+        self._model_folder = config.model
+        self._tokenizer: Any = None
+        # The engine checks all files of the folder before it reads a weight, so its errors come first.
+        try:
+            core = _core.Engine.create(config)
+        except NotImplementedError:
+            if not arguments.trust_remote_code and _brings_code(config.model):
+                raise RuntimeError(_remote_code_message(config.model)) from None
+            raise
+        finally:
+            engine_log.forward()
+        self._process = os.getpid()
+        self._engine = EngineHandle(core, has_text=not arguments.skip_tokenizer_init)
+        if not arguments.skip_tokenizer_init:
+            from quire.tokenizer import load_tokenizer
+
+            try:
+                self._tokenizer = load_tokenizer(arguments.tokenizer_folder(), arguments.tokenizer_mode)
+            except BaseException:
+                self.close()
+                raise
+        self.llm_engine = EngineView(core, self._tokenizer)
+        ignored = arguments.without_effect()
+        if ignored:
+            logger.info("these arguments have no effect on the CPU: %s", ", ".join(ignored))
+
+    def _running(self) -> EngineHandle:
+        if self._engine is None:
+            raise RuntimeError("This LLM is closed.")
+        if self._process != os.getpid():
+            raise RuntimeError("This LLM belongs to the parent process; create one in this process.")
+        return self._engine
+
+    def get_tokenizer(self) -> Any:
+        """The tokenizer, None with skip_tokenizer_init."""
+        return self._tokenizer
+
+    def set_tokenizer(self, tokenizer: Any) -> None:
+        """Encode prompts with another tokenizer: anything with encode(text) -> list of ids.
+
+        Outputs are still decoded with the vocabulary of the model's own tokenizer.
+        """
+        self._tokenizer = tokenizer
+        self.llm_engine.tokenizer = tokenizer
+
+    def get_default_sampling_params(self) -> SamplingParams:
+        """What the model's generation_config.json recommends; SamplingParams() where it says nothing."""
+        return SamplingParams(**default_sampling(self._model_folder))
+
+    def generate(
+        self,
+        prompts: Any = None,
+        sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
+        prompt_token_ids: Sequence[Sequence[int]] | None = None,
+        use_tqdm: bool | Callable[..., Any] = True,
+        lora_request: Any = None,
+        multi_modal_data: Any = None,
+    ) -> list[RequestOutput]:
+        """Complete prompts, as many at a time as fit.
+
+        Args:
+            prompts: a string, a dict {"prompt": text} or {"prompt_token_ids": ids}, a list of token ids, or a list
+                of these.
+            sampling_params: one for all prompts or a list with one for each; None: SamplingParams().
+            prompt_token_ids: one list of ids per prompt; with `prompts` too, the ids count and the text is shown in
+                the output.
+            use_tqdm: show a progress bar; a function like tqdm is called to make it.
+
+        Returns: one output per prompt, in order. A request that fails while it runs does not lose the others: its
+        finish_reason is "error", its `error` says why, and a warning is logged.
+
+        Raises: ValueError that names the prompt, or field and value of the parameters; NotImplementedError for what
+        is not offered. Both before any output is made, and the LLM stays usable. KeyboardInterrupt cancels all
+        requests of the call.
+        """
+        if lora_request is not None:
+            raise NotImplementedError("lora_request is not offered; merge the adapter into the weights.")
+        if multi_modal_data is not None:
+            raise NotImplementedError("multi_modal_data is not offered; use text prompts.")
+        engine = self._running()
+        items = read_prompts(prompts, prompt_token_ids)
+        sampling = read_sampling(sampling_params, len(items))
+        self._encode(items)
+        return run_batch(engine, items, sampling, use_tqdm)
+
+    def stream(self, prompt: Any, sampling_params: SamplingParams | None = None) -> RequestStream:
+        """Complete one prompt and iterate over its outputs as they come.
+
+        Each output holds what is new since the one before, so that
+
+            for output in llm.stream("Once upon a time"):
+                print(output.outputs[0].text, end="", flush=True)
+
+        prints the text while it grows (n=1; with n > 1 each of `outputs` has its `index`). Leaving the loop cancels
+        the request.
+
+        Raises: as generate(), at the call.
+        """
+        engine = self._running()
+        items = read_prompts(prompt, None)
+        if len(items) != 1:
+            raise ValueError(f"stream() takes one prompt, got {len(items)}; generate() takes many.")
+        self._encode(items)
+        return RequestStream(engine, items[0], read_sampling(sampling_params, 1)[0])
+
+    def chat(
+        self,
+        messages: Any,
+        sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
+        use_tqdm: bool | Callable[..., Any] = True,
+        lora_request: Any = None,
+        chat_template: str | None = None,
+        add_generation_prompt: bool = True,
+        tools: list[dict[str, Any]] | None = None,
+        chat_template_kwargs: dict[str, Any] | None = None,
+    ) -> list[RequestOutput]:
+        """Answer conversations.
+
+        Args:
+            messages: a list of {"role": ..., "content": ...}, or a list of such lists.
+            chat_template: jinja2 text to use instead of the model's own template.
+            add_generation_prompt: end with the words that begin an answer.
+            tools: functions the model may ask for, for templates that know them.
+            chat_template_kwargs: further variables of the template.
+
+        Returns, raises and the other arguments: as generate(); ValueError too if the model has no chat template.
+        """
+        self._running()
+        conversations = [messages] if messages and isinstance(messages[0], dict) else list(messages)
+        template = {
+            "chat_template": chat_template,
+            "add_generation_prompt": add_generation_prompt,
+            "tools": tools,
+            **(chat_template_kwargs or {}),
+        }
+        prompts = [self._render(conversation, **template) for conversation in conversations]
+        return self.generate(prompts, sampling_params, use_tqdm=use_tqdm, lora_request=lora_request)
+
+    def stream_chat(
+        self,
+        messages: list[dict[str, Any]],
+        sampling_params: SamplingParams | None = None,
+        chat_template: str | None = None,
+    ) -> RequestStream:
+        """Answer one conversation, as stream() does for a prompt."""
+        self._running()
+        prompt = self._render(messages, chat_template=chat_template, add_generation_prompt=True)
+        return self.stream(prompt, sampling_params)
+
+    def _render(self, messages: list[dict[str, Any]], **template: Any) -> dict[str, Any]:
+        """Text and ids of a conversation. The template writes the special tokens itself, so encoding adds none."""
+        if self._tokenizer is None:
+            raise ValueError("chat needs a tokenizer, but the model was opened with skip_tokenizer_init=True.")
+        text = self._tokenizer.apply_chat_template(messages, tokenize=False, **template)
+        return {"prompt": text, "prompt_token_ids": list(self._tokenizer.encode(text, add_special_tokens=False))}
+
+    def _encode(self, prompts: list[Prompt]) -> None:
+        tokenizer = self._tokenizer
+
+        def encode(texts: list[str]) -> list[list[int]]:
+            return [list(tokenizer.encode(text)) for text in texts]
+
+        encode_prompts(prompts, None if tokenizer is None else encode)
+
+    def close(self) -> None:
+        """End all requests and give all memory back. A second call does nothing."""
+        engine, self._engine = self._engine, None
+        if engine is None:
+            return
+        if self._process != os.getpid():
+            _engines_of_the_parent.append(engine)
+            return
+        engine.core.close()
+        engine_log.forward()
+
+    def __enter__(self) -> LLM:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        # A constructor that raised may have set nothing yet.
+        if getattr(self, "_engine", None) is not None:
+            self.close()
+
+
+def _refuse_unknown(kwargs: dict[str, Any]) -> None:
+    known = {entry.name for entry in fields(EngineArgs)}
+    for name in kwargs:
+        if name not in known:
+            close = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
+            raise TypeError(f"LLM got an unknown argument {name!r}; the closest known one is {close!r}.")
+
+
+def _brings_code(folder: str) -> bool:
+    """Whether the model asks for its own Python code to be run."""
+    try:
+        with open(os.path.join(folder, "config.json"), encoding="utf-8") as file:
+            config = json.load(file)
+    except (OSError, ValueError):
+        return False
+    return isinstance(config, dict) and "auto_map" in config
+
+
+def _remote_code_message(folder: str) -> str:
+    return (
+        f"The model in {folder!r} is of an architecture that quire does not know, and its configuration asks to run "
+        "Python code of its own. quire never runs code from a model folder, with trust_remote_code=True neither; "
+        "`quire info --families` lists the architectures it knows."
+    )

@@ -1,0 +1,111 @@
+"""Every golden checkpoint of the families that are built: alone, batched, chunked, preempted and with a warm cache.
+
+Log-probabilities are compared with the reference within a tolerance, tokens exactly; between the engine's own ways of
+computing the same request everything must be equal to the last bit.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from goldens import NUM_GENERATED, Case, check_output, load_cases
+from quire import LLM, SamplingParams
+
+ARCHITECTURES = {
+    "LlamaForCausalLM",
+    "LLaMAForCausalLM",
+    "MistralForCausalLM",
+    "Qwen2ForCausalLM",
+    "GPT2LMHeadModel",
+}
+
+
+def golden_folders() -> list[Path]:
+    root = Path(__file__).resolve().parents[3] / "shared" / "golden"
+    folders = []
+    for config in sorted(root.glob("*/config.json")):
+        fields = json.loads(config.read_text())
+        if fields["architectures"][0] in ARCHITECTURES and "quantization_config" not in fields:
+            if not config.parent.name.startswith(("quant_", "lora_")):
+                folders.append(config.parent)
+    return folders
+
+
+FOLDERS = golden_folders()
+GREEDY = SamplingParams(temperature=0, max_tokens=NUM_GENERATED, ignore_eos=True, logprobs=2)
+WITH_PROMPT = SamplingParams(
+    temperature=0, max_tokens=NUM_GENERATED, ignore_eos=True, logprobs=2, prompt_logprobs=3
+)
+
+pytestmark = pytest.mark.skipif(not FOLDERS, reason="no golden checkpoints beside the repository")
+
+
+def open_engine(folder: Path, **options: Any) -> LLM:
+    return LLM(model=str(folder), skip_tokenizer_init=True, dtype="float32", disable_log_stats=True, **options)
+
+
+def run(llm: LLM, cases: list[Case], params: SamplingParams) -> list[Any]:
+    return llm.generate(prompt_token_ids=[case.prompt for case in cases], sampling_params=params, use_tqdm=False)
+
+
+def bits(output: Any) -> list[tuple[int, float]]:
+    """Tokens with the exact log-probabilities they were chosen with."""
+    completion = output.outputs[0]
+    return [(token, row[token].logprob) for token, row in zip(completion.token_ids, completion.logprobs, strict=True)]
+
+
+@pytest.fixture(scope="module", params=FOLDERS, ids=lambda folder: folder.name)
+def folder(request: pytest.FixtureRequest) -> Path:
+    return Path(request.param)
+
+
+@pytest.fixture(scope="module")
+def cases(folder: Path) -> list[Case]:
+    return load_cases(folder)
+
+
+@pytest.fixture(scope="module")
+def alone(folder: Path, cases: list[Case]) -> list[list[tuple[int, float]]]:
+    """Each prompt computed by itself, without any reuse: what all other ways must equal."""
+    with open_engine(folder, enable_prefix_caching=False) as llm:
+        return [bits(run(llm, [case], GREEDY)[0]) for case in cases]
+
+
+def test_prompt_logprobs_and_greedy_tokens_match_the_reference(folder: Path, cases: list[Case]) -> None:
+    with open_engine(folder) as llm:
+        for case in cases:
+            check_output(case, run(llm, [case], WITH_PROMPT)[0])
+
+
+def test_batched_together_equals_alone(folder: Path, cases: list[Case], alone: list[Any]) -> None:
+    with open_engine(folder, enable_prefix_caching=False) as llm:
+        outputs = run(llm, cases, GREEDY)
+    for case, output, expected in zip(cases, outputs, alone, strict=True):
+        check_output(case, output)
+        assert bits(output) == expected
+
+
+def test_chunked_by_seven_tokens_equals_alone(folder: Path, cases: list[Case], alone: list[Any]) -> None:
+    with open_engine(folder, max_num_batched_tokens=7) as llm:
+        for case, output in zip(cases, run(llm, cases, WITH_PROMPT), strict=True):
+            check_output(case, output)
+        assert [bits(output) for output in run(llm, cases, GREEDY)] == alone
+
+
+def test_preempted_with_twelve_blocks_equals_alone(folder: Path, cases: list[Case], alone: list[Any]) -> None:
+    with open_engine(folder, forced_num_gpu_blocks=12, max_model_len=96, block_size=8) as llm:
+        outputs = run(llm, cases * 3, GREEDY)
+        assert llm.llm_engine.stats().num_preemptions > 0
+    assert [bits(output) for output in outputs] == alone * 3
+
+
+def test_warm_prefix_cache_equals_alone(folder: Path, cases: list[Case], alone: list[Any]) -> None:
+    with open_engine(folder, enable_prefix_caching=True) as llm:
+        run(llm, cases, GREEDY)
+        outputs = run(llm, cases, GREEDY)
+        assert llm.llm_engine.stats().num_cached_tokens > 0
+    assert [bits(output) for output in outputs] == alone
