@@ -12,7 +12,7 @@ jobs=$(nproc)
 export PIP_DISABLE_PIP_VERSION_CHECK=1
 mkdir -p "$build"
 
-say() { printf '\n== %s (%s s)\n' "$1" "$SECONDS"; }
+say() { printf "\n== %s (%s s)\n" "$1" "$SECONDS"; }
 
 debian_packages() {
   local missing=()

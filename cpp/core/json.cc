@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <charconv>
+#include <cstddef>
+#include <iterator>
 #include <numeric>
 
 #include "core/check.h"
@@ -75,47 +77,72 @@ class Parser {
     return value;
   }
 
+  // Items and members are collected on stacks that all levels share, and then moved to a list of just their size: one
+  // allocation per list instead of one per doubling.
+  template <typename T>
+  static std::vector<T> take_from(std::vector<T>& stack, size_t first) {
+    const auto begin = stack.begin() + static_cast<std::ptrdiff_t>(first);
+    std::vector<T> result(std::make_move_iterator(begin), std::make_move_iterator(stack.end()));
+    stack.erase(begin, stack.end());
+    return result;
+  }
+
   Json::Array parse_array(int depth) {
     require(depth <= limits_.max_depth, "nested too deeply");
     ++at_;
-    Json::Array items;
-    if (take(']')) return items;
+    if (take(']')) return {};
+    const size_t first = items_.size();
     do {
-      items.push_back(parse_value(depth));
+      Json item = parse_value(depth);
+      items_.push_back(std::move(item));
     } while (take(','));
     require(take(']'), "expected ',' or ']'");
-    return items;
+    return take_from(items_, first);
   }
 
   Json::Object parse_object(int depth) {
     require(depth <= limits_.max_depth, "nested too deeply");
     ++at_;
-    Json::Object members;
-    if (take('}')) return members;
-    std::vector<size_t> key_offsets;
+    if (take('}')) return {};
+    const size_t first = members_.size();
     do {
       require(peek() == '"', "expected a key in double quotes");
-      key_offsets.push_back(at_);
+      const size_t key_offset = at_;
       std::string key = parse_string();
       require(take(':'), "expected ':'");
-      members.emplace_back(std::move(key), parse_value(depth));
+      Json value = parse_value(depth);
+      members_.emplace_back(std::move(key), std::move(value));
+      key_offsets_.push_back(key_offset);
     } while (take(','));
     require(take('}'), "expected ',' or '}'");
-    refuse_duplicates(members, key_offsets);
-    return members;
+    refuse_duplicates(first);
+    key_offsets_.resize(first);
+    return take_from(members_, first);
   }
 
-  /// Sorted, not hashed: n log n whatever keys a hostile file holds.
-  void refuse_duplicates(const Json::Object& members, const std::vector<size_t>& key_offsets) const {
-    std::vector<uint32_t> order(members.size());
-    std::iota(order.begin(), order.end(), 0);
-    std::sort(order.begin(), order.end(), [&](uint32_t a, uint32_t b) {
-      const int compared = members[a].first.compare(members[b].first);
+  /// Among the members from `first` on. Sorted, not hashed: n log n whatever keys a hostile file holds.
+  void refuse_duplicates(size_t first) const {
+    const auto key = [&](size_t index) -> const std::string& { return members_[index].first; };
+    const size_t end = members_.size();
+    constexpr size_t kFewMembers = 8;
+    if (end - first <= kFewMembers) {
+      for (size_t i = first; i < end; ++i) {
+        for (size_t j = first; j < i; ++j) {
+          if (key(i) == key(j)) fail(key_offsets_[i], "duplicate key " + in_quotes(key(i)));
+        }
+      }
+      return;
+    }
+    std::vector<size_t> order(end - first);
+    std::iota(order.begin(), order.end(), first);
+    std::sort(order.begin(), order.end(), [&](size_t a, size_t b) {
+      const int compared = key(a).compare(key(b));
       return compared != 0 ? compared < 0 : a < b;
     });
     for (size_t i = 1; i < order.size(); ++i) {
-      const std::string& key = members[order[i]].first;
-      if (key == members[order[i - 1]].first) fail(key_offsets[order[i]], "duplicate key " + in_quotes(key));
+      if (key(order[i]) == key(order[i - 1])) {
+        fail(key_offsets_[order[i]], "duplicate key " + in_quotes(key(order[i])));
+      }
     }
   }
 
@@ -244,6 +271,9 @@ class Parser {
   std::string_view where_;
   JsonLimits limits_;
   size_t at_ = 0;
+  Json::Array items_;
+  Json::Object members_;
+  std::vector<size_t> key_offsets_;  ///< of members_, one each
 };
 
 }  // namespace

@@ -31,7 +31,8 @@ class Json {
   /// The number as floating point, whichever way it was written.
   std::optional<double> number() const;
 
-  /// The member of an object, or null if this is no object or has none of that name.
+  /// The member of an object, or null if this is no object or has none of that name. Looks at one member after the
+  /// other: walk as_object() to read a large one.
   const Json* find(std::string_view key) const;
 
   /// "null", "bool", "integer", "number", "string", "array" or "object".

@@ -102,7 +102,7 @@ struct ThreadPool::State {
     context = new_context;
     job.store(uint64_t{generation(job.load()) + 1} << 32);
     if (sleepers.load() == 0) return;
-    { const std::lock_guard lock(mutex); }
+    pass_through_lock();
     work_came.notify_all();
   }
 
@@ -155,9 +155,12 @@ struct ThreadPool::State {
   void leave_job() {
     job.fetch_add(kLeft);
     if (!caller_sleeps.load()) return;
-    { const std::lock_guard lock(mutex); }
+    pass_through_lock();
     work_done.notify_one();
   }
+
+  /// Whoever has looked at the word for the last time before it sleeps holds the lock until it sleeps.
+  void pass_through_lock() { const std::lock_guard lock(mutex); }
 
   void stop_threads() {
     stop.store(true);

@@ -22,8 +22,9 @@ ActiveRequest::ActiveRequest(Submission submission, const RequestContext& contex
     State& state = sequences_[index];
     state.pending.index = index;
     if (context.vocabulary) {
-      state.text.emplace(*context.vocabulary, request().prompt_token_ids, params.skip_special_tokens, params.stop,
-                         params.include_stop_str_in_output);
+      const std::span<const int32_t> behind = request().prompt_token_ids;
+      state.text.emplace(*context.vocabulary, params.text_continues_prompt ? behind : behind.first(0),
+                         params.skip_special_tokens, params.stop, params.include_stop_str_in_output);
     }
   }
   if (params.prompt_logprobs) {

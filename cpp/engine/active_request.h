@@ -52,7 +52,6 @@ class ActiveRequest {
   /// Take a sampled token. Returns whether the sequence has ended with it.
   bool append(int32_t index, const SampleResult& result, double now);
 
-  bool ended(int32_t index) const { return sequences_[index].reason != FinishReason::kNone; }
   bool finished() const { return num_running_ == 0; }
 
   /// End all sequences that still run; `error` is empty but for kError.

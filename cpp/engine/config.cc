@@ -6,6 +6,7 @@
 
 #include "core/check.h"
 #include "core/dtype.h"
+#include "core/quote.h"
 
 namespace quire {
 namespace {
@@ -13,7 +14,7 @@ namespace {
 template <typename T>
 void require_at_least(const char* field, const T& value, int64_t least) {
   QUIRE_REQUIRE(value >= least, ErrorKind::kInvalidArgument, "[config] value out of range: ", field, "=", value,
-                ", expected= >= ", least);
+                ", expected=at least ", least);
 }
 
 template <typename T>
@@ -31,7 +32,7 @@ void EngineConfig::validate() const {
                 ", expected=8, 16, 32, 64 or 128");
   const auto type = dtype_from_name(dtype);
   QUIRE_REQUIRE(dtype == "auto" || type == DType::kFloat32 || type == DType::kBFloat16 || type == DType::kFloat16,
-                ErrorKind::kInvalidArgument, "[config] unknown type: dtype=", dtype,
+                ErrorKind::kInvalidArgument, "[config] unknown type: dtype=", in_quotes(dtype),
                 ", expected=auto, float32, bfloat16, float16");
   // One token of prompt and one of output.
   require_at_least("max_model_len", max_model_len, 2);

@@ -10,6 +10,7 @@
 
 #include "core/check.h"
 #include "core/log.h"
+#include "core/quote.h"
 #include "engine/loop.h"
 #include "engine/open_model.h"
 #include "engine/request_check.h"
@@ -58,7 +59,9 @@ class LocalEngine final : public Engine {
     });
   }
 
-  bool cancel(RequestId id) override { return loop_->queue().cancel(id); }
+  bool cancel(RequestId id) override {
+    return with_own_errors([&] { return loop_->queue().cancel(id); });
+  }
 
   void close() override {
     QUIRE_REQUIRE(std::this_thread::get_id() != thread_id_, ErrorKind::kInvalidArgument,
@@ -96,7 +99,7 @@ std::shared_ptr<const Vocabulary> read_vocabulary(const OpenModel& model) {
   if (!model.config.with_vocabulary) return nullptr;
   auto vocabulary = Vocabulary::from_folder(model.config.tokenizer);
   QUIRE_REQUIRE(vocabulary->size() <= model.folder.spec.vocab, ErrorKind::kInvalidArgument,
-                "[engine] the tokenizer has more tokens than the model: tokenizer=", model.config.tokenizer,
+                "[engine] the tokenizer has more tokens than the model: tokenizer=", in_quotes(model.config.tokenizer),
                 ", tokens=", vocabulary->size(), ", vocab_size of config.json=", model.folder.spec.vocab);
   return vocabulary;
 }

@@ -41,7 +41,10 @@ void Loop::run() noexcept {
     end_all(FinishReason::kAbort, "");
   } catch (const std::exception& error) {
     fail(commands, error.what());
+  } catch (...) {
+    fail(commands, "[engine] an op raised something that is no exception");
   }
+  refused_.clear();
   runner_.reset();
   scheduler_.reset();
 }

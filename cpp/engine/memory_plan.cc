@@ -52,7 +52,7 @@ int64_t choose_blocks(const MemoryNeeds& needs, const EngineConfig& config, int6
   const int64_t blocks = config.num_blocks_override ? int64_t{*config.num_blocks_override}
                                                     : *config.kv_cache_memory_bytes / needs.kv_block_bytes;
   QUIRE_REQUIRE(blocks > 0, ErrorKind::kInvalidArgument, "[memory] the KV cache is smaller than one block: ",
-                "kv_cache_memory_bytes=", *config.kv_cache_memory_bytes, ", expected= >= ", needs.kv_block_bytes);
+                "kv_cache_memory_bytes=", *config.kv_cache_memory_bytes, ", expected=at least ", needs.kv_block_bytes);
   QUIRE_REQUIRE(blocks <= free_bytes / needs.kv_block_bytes, ErrorKind::kOutOfMemory,
                 "[memory] the KV cache does not fit: ", blocks, " blocks of ", readable(needs.kv_block_bytes),
                 " asked for, free beside the weights=", readable(free_bytes),
@@ -88,7 +88,7 @@ MemoryPlan plan_memory(const MemoryNeeds& needs, const EngineConfig& config) {
   QUIRE_REQUIRE(
       config.max_model_len.value_or(0) <= needs.max_positions, ErrorKind::kInvalidArgument,
       "[memory] the model allows no sequence of that length: max_model_len=", config.max_model_len.value_or(0),
-      ", expected= <= ", needs.max_positions, " (max_position_embeddings, rope scaling included)");
+      ", expected=at most ", needs.max_positions, " (max_position_embeddings, rope scaling included)");
   const int64_t free_bytes = needs.available_bytes - needs.weight_bytes - needs.workspace_bytes;
   QUIRE_REQUIRE(free_bytes > 0, ErrorKind::kOutOfMemory,
                 "[memory] the model does not fit: weights=", readable(needs.weight_bytes),

@@ -12,11 +12,14 @@ std::shared_ptr<OutputQueue> OutputQueue::create() {
 
 OutputCallback OutputQueue::callback() {
   return [queue = shared_from_this()](Output&& output) {
+    bool was_empty = false;
     {
       const std::lock_guard lock(queue->mutex_);
+      was_empty = queue->outputs_.empty();
       queue->outputs_.push_back(std::move(output));
     }
-    queue->ready_.notify_one();
+    // Whoever was woken for the first one takes them all.
+    if (was_empty) queue->ready_.notify_one();
   };
 }
 

@@ -11,7 +11,7 @@ void check_prompt(const std::vector<int32_t>& prompt, const RequestLimits& limit
   QUIRE_REQUIRE(!prompt.empty(), ErrorKind::kInvalidArgument, "[request] the prompt is empty: prompt_token_ids=[]");
   QUIRE_REQUIRE(prompt.size() < static_cast<size_t>(limits.max_model_len), ErrorKind::kInvalidArgument,
                 "[request] prompt is longer than max_model_len allows: len(prompt_token_ids)=", prompt.size(),
-                ", expected= <= ", limits.max_model_len - 1, " (max_model_len=", limits.max_model_len,
+                ", expected=at most ", limits.max_model_len - 1, " (max_model_len=", limits.max_model_len,
                 ", with one token of output)");
   for (size_t i = 0; i < prompt.size(); ++i) {
     QUIRE_REQUIRE(prompt[i] >= 0 && prompt[i] < limits.vocab_size, ErrorKind::kInvalidArgument,
@@ -33,7 +33,7 @@ void check_ids(const SamplingParams& params, int32_t vocab_size) {
 
 void check_logprobs(const char* field, const std::optional<int32_t>& asked, int32_t max_logprobs) {
   QUIRE_REQUIRE(asked.value_or(0) <= max_logprobs, ErrorKind::kInvalidArgument, "[request] too many asked for: ", field,
-                "=", asked.value_or(0), ", expected= <= max_logprobs=", max_logprobs);
+                "=", asked.value_or(0), ", expected=at most max_logprobs=", max_logprobs);
 }
 
 }  // namespace
@@ -47,7 +47,7 @@ void check_request(const Request& request, const RequestLimits& limits) {
   check_logprobs("prompt_logprobs", params.prompt_logprobs, limits.max_logprobs);
   QUIRE_REQUIRE(params.n <= limits.max_num_seqs, ErrorKind::kInvalidArgument,
                 "[request] more completions than sequences in a step: n=", params.n,
-                ", expected= <= max_num_seqs=", limits.max_num_seqs);
+                ", expected=at most max_num_seqs=", limits.max_num_seqs);
   QUIRE_REQUIRE(params.stop.empty() || limits.has_vocabulary, ErrorKind::kInvalidArgument,
                 "[request] stop strings need a vocabulary: with_vocabulary=false, len(stop)=", params.stop.size());
 }

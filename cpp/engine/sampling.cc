@@ -39,25 +39,27 @@ void require_penalties(const SamplingParams& params) {
 
 void require_distribution(const SamplingParams& params) {
   require_field(params.temperature >= 0.0f && std::isfinite(params.temperature), "temperature",
-                exact(params.temperature), "finite and >= 0");
+                exact(params.temperature), "finite, at least 0");
   require_field(params.top_p > 0.0f && params.top_p <= 1.0f, "top_p", exact(params.top_p), "(0, 1]");
-  require_field(params.top_k == -1 || params.top_k >= 1, "top_k", std::to_string(params.top_k), "-1 (all) or >= 1");
+  require_field(params.top_k == -1 || params.top_k >= 1, "top_k", std::to_string(params.top_k),
+                "-1 (all) or at least 1");
   require_field(params.min_p >= 0.0f && params.min_p <= 1.0f, "min_p", exact(params.min_p), "[0, 1]");
 }
 
 void require_lengths(const SamplingParams& params) {
   if (params.max_tokens) {
-    require_field(*params.max_tokens >= 1, "max_tokens", std::to_string(*params.max_tokens), ">= 1");
+    require_field(*params.max_tokens >= 1, "max_tokens", std::to_string(*params.max_tokens), "at least 1");
   }
-  require_field(params.min_tokens >= 0, "min_tokens", std::to_string(params.min_tokens), ">= 0");
+  require_field(params.min_tokens >= 0, "min_tokens", std::to_string(params.min_tokens), "at least 0");
   if (params.max_tokens) {
-    const std::string expected = "<= max_tokens=" + std::to_string(*params.max_tokens);
+    const std::string expected = "at most max_tokens=" + std::to_string(*params.max_tokens);
     require_field(params.min_tokens <= *params.max_tokens, "min_tokens", std::to_string(params.min_tokens),
                   expected.c_str());
   }
-  if (params.logprobs) require_field(*params.logprobs >= 0, "logprobs", std::to_string(*params.logprobs), ">= 0");
+  if (params.logprobs) require_field(*params.logprobs >= 0, "logprobs", std::to_string(*params.logprobs), "at least 0");
   if (params.prompt_logprobs) {
-    require_field(*params.prompt_logprobs >= 0, "prompt_logprobs", std::to_string(*params.prompt_logprobs), ">= 0");
+    require_field(*params.prompt_logprobs >= 0, "prompt_logprobs", std::to_string(*params.prompt_logprobs),
+                  "at least 0");
   }
 }
 

@@ -1,6 +1,7 @@
 #include "sched/invariants.h"
 
 #include <algorithm>
+#include <span>
 
 #include "core/check.h"
 #include "kv/layout.h"

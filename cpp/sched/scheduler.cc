@@ -5,7 +5,6 @@
 #include <utility>
 
 #include "core/check.h"
-#include "kv/layout.h"
 
 namespace quire {
 
@@ -188,19 +187,14 @@ void Scheduler::plan_tokens(Sequence& sequence, int32_t wanted) {
 }
 
 void Scheduler::admit_waiting() {
-  if (first_waiting_ == line_.end() || budget_ == 0) return;
-  int32_t num_promised_blocks = 0;  // what running sequences need for tokens they already have
-  for (auto place = line_.begin(); place != first_waiting_; ++place) {
-    num_promised_blocks += blocks_for(place->num_tokens()) - place->blocks.size();
-  }
+  // Budget is left only when running prompts have got all they can, so they will not need more blocks than they have.
   while (first_waiting_ != line_.end() && budget_ > 0) {
     Sequence& next = *first_waiting_;
     const bool alone = num_running_ == 0;
     if (!alone && num_places_ + next.num_reserved > max_running_) return;
     find_prefix(next);
-    if (!alone && !fits(next, num_promised_blocks)) return;
+    if (!alone && !fits(next)) return;
     admit(next);
-    num_promised_blocks += blocks_for(next.num_tokens()) - next.blocks.size();
   }
 }
 
@@ -218,11 +212,11 @@ void Scheduler::find_prefix(const Sequence& sequence) {
   }
 }
 
-bool Scheduler::fits(const Sequence& sequence, int32_t num_promised_blocks) const {
+bool Scheduler::fits(const Sequence& sequence) const {
   const auto used = std::ranges::count_if(hits_, [&](int32_t block) { return pool_.references(block) > 0; });
-  // Of a block that forks share, each but one will need a copy.
+  // Forks share all of them, and each will soon need one more.
   const int32_t needed = blocks_for(sequence.num_tokens()) - static_cast<int32_t>(used) + sequence.num_reserved - 1;
-  return needed + num_promised_blocks + watermark_blocks_ <= cache_.num_available();
+  return needed + watermark_blocks_ <= cache_.num_available();
 }
 
 void Scheduler::admit(Sequence& sequence) {

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "kv/block_pool.h"
+#include "kv/layout.h"
 #include "kv/prefix_cache.h"
 #include "sched/sequence.h"
 #include "sched/step_plan.h"
@@ -36,16 +37,15 @@ struct SchedulerStats {
 /// youngest running sequence is preempted: its blocks are released and it waits, first in line, to be computed again.
 ///
 /// A step shares out max_num_batched_tokens in three rounds, the first arrived first in each:
-/// 1. every running sequence gets one token, preempting younger ones if it needs a block for it;
+/// 1. every running sequence gets one token; if it needs a block for it and there is none, younger ones are preempted;
 /// 2. running prompts get the rest of their tokens, as far as budget and blocks allow;
-/// 3. waiting sequences are admitted, unless round 1 has preempted: if a place is free and all of the sequence's tokens
-///    fit beside what running prompts will still need and a watermark of 1 % of the blocks. If nothing runs, the first
-///    is admitted in any case.
-/// Three quarters of max_num_batched_tokens is the most sequences that run at a time, where max_num_seqs is not less;
-/// so round 1 reaches every one of them (decode never starves behind prompts) and a quarter of the budget is left for
-/// prompts (they never starve behind decode). Only one group of forks that is larger than this, alone, may exceed it;
-/// then the first arrived go first. The first arrived of all is never preempted and moves in every step, so every
-/// sequence ends.
+/// 3. unless round 1 has preempted, waiting sequences are admitted and get their first chunk, if there is a place and
+///    if all of their tokens fit, 1 % of the blocks being left free for running sequences to grow. If nothing runs, the
+///    first is admitted in any case. Nobody overtakes.
+/// Of max_num_seqs places only three quarters of max_num_batched_tokens (rounded up) are given away. So round 1 reaches
+/// every running sequence (decode never starves behind prompts) and leaves a quarter of the budget to prompts (they
+/// never starve behind decode). A group of forks that is larger than this runs alone, the first arrived first. The
+/// first arrived of all is never preempted and moves in every step, so every sequence ends.
 ///
 /// Raises kInternal for calls out of order; they change nothing.
 /// Thread safety: none; the engine thread owns it.
@@ -65,7 +65,7 @@ class Scheduler {
   void add(SequenceId id, std::vector<int32_t> tokens, bool use_prefix_cache, int32_t num_sequences_reserved = 1);
 
   /// Make `child` a copy of `parent`, sharing its blocks, after the parent's prompt has been computed and before its
-  /// first token is appended. The child is running at once.
+  /// first token is appended. The child is running at once. Of several forks the first made counts as the youngest.
   void fork(SequenceId parent, SequenceId child);
 
   /// The next step; empty if there is nothing to do. A sequence with nothing to compute, because no token has been
@@ -98,6 +98,7 @@ class Scheduler {
 
   Sequence& find(SequenceId id);
   void begin_step();
+  /// Round 1; whether somebody has been preempted.
   bool give_one_token_each();
   void extend_prompts();
   void admit_waiting();
@@ -106,7 +107,7 @@ class Scheduler {
   void plan_tokens(Sequence& sequence, int32_t wanted);
   void preempt_youngest();
   void find_prefix(const Sequence& sequence);
-  bool fits(const Sequence& sequence, int32_t num_promised_blocks) const;
+  bool fits(const Sequence& sequence) const;
   void admit(Sequence& sequence);
   void register_full_blocks(Sequence& sequence);
   void release_blocks(Sequence& sequence);

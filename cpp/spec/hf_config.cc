@@ -1,9 +1,7 @@
 #include "spec/hf_config.h"
 
-#include <cmath>
 #include <utility>
 
-#include "core/check.h"
 #include "core/quote.h"
 
 namespace quire {
@@ -48,40 +46,44 @@ std::string_view HfConfig::present(const FieldNames& names) const {
 
 void HfConfig::refuse(ErrorKind kind, std::string_view name, std::string_view problem,
                       std::string_view expected) const {
-  const Json* value = root_.find(name);
+  refuse_value(kind, name, root_.find(name), problem, expected);
+}
+
+void HfConfig::refuse_value(ErrorKind kind, std::string_view name, const Json* value, std::string_view problem,
+                            std::string_view expected) const {
   throw Error(kind, detail::join_message("[", file_, "] ", problem, ": ", prefix_, name,
                                          value == nullptr ? "" : "=" + shown(*value), ", expected=", expected));
 }
 
-void HfConfig::wrong_type(std::string_view name, std::string_view expected) const {
-  refuse(ErrorKind::kInvalidArgument, name, has(name) ? "wrong type" : "missing field", expected);
+void HfConfig::wrong_type(std::string_view name, const Json* value, std::string_view expected) const {
+  if (value == nullptr) refuse(ErrorKind::kInvalidArgument, name, "missing field", expected);
+  refuse_value(ErrorKind::kInvalidArgument, name, value, "wrong type",
+               detail::join_message(expected, ", got=", value->type_name()));
 }
 
-int32_t HfConfig::checked_integer(std::string_view name, const Json& value, Range<int32_t> range) const {
+int32_t HfConfig::checked_integer(std::string_view name, const Json* value, Range<int32_t> range) const {
   const std::string expected = describe("an integer", range);
-  const int64_t* integer = value.as_int();
-  if (integer == nullptr) wrong_type(name, expected);
-  if (*integer < range.min || *integer > range.max) {
-    refuse(ErrorKind::kInvalidArgument, name, "out of range", expected);
+  if (value == nullptr || value->as_int() == nullptr) wrong_type(name, value, expected);
+  const int64_t integer = *value->as_int();
+  if (integer < range.min || integer > range.max) {
+    refuse_value(ErrorKind::kInvalidArgument, name, value, "out of range", expected);
   }
-  return static_cast<int32_t>(*integer);
+  return static_cast<int32_t>(integer);
 }
 
-double HfConfig::checked_number(std::string_view name, const Json& value, Range<double> range) const {
+double HfConfig::checked_number(std::string_view name, const Json* value, Range<double> range) const {
   const std::string expected = describe("a number", range);
-  const std::optional<double> number = value.number();
-  if (!number) wrong_type(name, expected);
-  if (!(*number >= range.min && *number <= range.max)) {
-    refuse(ErrorKind::kInvalidArgument, name, "out of range", expected);
+  if (value == nullptr || !value->number()) wrong_type(name, value, expected);
+  const double number = *value->number();
+  if (number < range.min || number > range.max) {  // never NaN: JSON has none
+    refuse_value(ErrorKind::kInvalidArgument, name, value, "out of range", expected);
   }
-  return *number;
+  return number;
 }
 
 int32_t HfConfig::integer(const FieldNames& names, Range<int32_t> range) const {
   const std::string_view name = present(names);
-  const Json* value = find(name);
-  if (value == nullptr) wrong_type(name, describe("an integer", range));
-  return checked_integer(name, *value, range);
+  return checked_integer(name, find(name), range);
 }
 
 int32_t HfConfig::integer_or(const FieldNames& names, int32_t fallback, Range<int32_t> range) const {
@@ -90,9 +92,7 @@ int32_t HfConfig::integer_or(const FieldNames& names, int32_t fallback, Range<in
 
 double HfConfig::number(const FieldNames& names, Range<double> range) const {
   const std::string_view name = present(names);
-  const Json* value = find(name);
-  if (value == nullptr) wrong_type(name, describe("a number", range));
-  return checked_number(name, *value, range);
+  return checked_number(name, find(name), range);
 }
 
 double HfConfig::number_or(const FieldNames& names, double fallback, Range<double> range) const {
@@ -103,7 +103,7 @@ bool HfConfig::boolean_or(const FieldNames& names, bool fallback) const {
   const std::string_view name = present(names);
   const Json* value = find(name);
   if (value == nullptr) return fallback;
-  if (value->as_bool() == nullptr) wrong_type(name, "true or false");
+  if (value->as_bool() == nullptr) wrong_type(name, value, "true or false");
   return *value->as_bool();
 }
 
@@ -111,21 +111,21 @@ std::string HfConfig::string_or(const FieldNames& names, std::string_view fallba
   const std::string_view name = present(names);
   const Json* value = find(name);
   if (value == nullptr) return std::string(fallback);
-  if (value->as_string() == nullptr) wrong_type(name, "a string");
+  if (value->as_string() == nullptr) wrong_type(name, value, "a string");
   return *value->as_string();
 }
 
 std::vector<double> HfConfig::numbers(const FieldNames& names, size_t count, Range<double> range) const {
   const std::string_view name = present(names);
   const Json* value = find(name);
-  const Json::Array* items = value == nullptr ? nullptr : value->as_array();
   const std::string expected = detail::join_message("a list of ", count, " numbers");
-  if (items == nullptr) wrong_type(name, expected);
-  if (items->size() != count) {
-    refuse(ErrorKind::kInvalidArgument, name, detail::join_message("wrong length ", items->size()), expected);
+  if (value == nullptr || value->as_array() == nullptr) wrong_type(name, value, expected);
+  const Json::Array& items = *value->as_array();
+  if (items.size() != count) {
+    refuse(ErrorKind::kInvalidArgument, name, detail::join_message("wrong length ", items.size()), expected);
   }
   std::vector<double> result;
-  for (const Json& item : *items) result.push_back(checked_number(name, item, range));
+  for (const Json& item : items) result.push_back(checked_number(name, &item, range));
   return result;
 }
 
@@ -134,9 +134,9 @@ std::vector<std::string> HfConfig::strings(const FieldNames& names) const {
   const Json* value = find(name);
   std::vector<std::string> result;
   if (value == nullptr) return result;
-  if (value->as_array() == nullptr) wrong_type(name, "a list of strings");
+  if (value->as_array() == nullptr) wrong_type(name, value, "a list of strings");
   for (const Json& item : *value->as_array()) {
-    if (item.as_string() == nullptr) wrong_type(name, "a list of strings");
+    if (item.as_string() == nullptr) wrong_type(name, &item, "a list of strings");
     result.push_back(*item.as_string());
   }
   return result;
@@ -147,17 +147,15 @@ std::vector<int32_t> HfConfig::integers(const FieldNames& names, Range<int32_t> 
   const Json* value = find(name);
   std::vector<int32_t> result;
   if (value == nullptr) return result;
-  if (const Json::Array* items = value->as_array()) {
-    for (const Json& item : *items) result.push_back(checked_integer(name, item, range));
-    return result;
-  }
-  return {checked_integer(name, *value, range)};
+  if (value->as_array() == nullptr) return {checked_integer(name, value, range)};
+  for (const Json& item : *value->as_array()) result.push_back(checked_integer(name, &item, range));
+  return result;
 }
 
 std::optional<HfConfig> HfConfig::section(std::string_view name) const {
   const Json* value = find(name);
   if (value == nullptr) return std::nullopt;
-  if (value->as_object() == nullptr) wrong_type(name, "an object");
+  if (value->as_object() == nullptr) wrong_type(name, value, "an object");
   HfConfig inner(*value, file_);
   inner.prefix_ = detail::join_message(prefix_, name, ".");
   return inner;

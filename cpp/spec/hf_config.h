@@ -7,8 +7,8 @@
 #include <string_view>
 #include <vector>
 
+#include "core/check.h"
 #include "core/json.h"
-#include "quire/error.h"
 
 namespace quire {
 
@@ -75,9 +75,12 @@ class HfConfig {
   const Json* find(std::string_view name) const;
   /// The first of the names that is there, or of all names the first.
   std::string_view present(const FieldNames& names) const;
-  [[noreturn]] void wrong_type(std::string_view name, std::string_view expected) const;
-  int32_t checked_integer(std::string_view name, const Json& value, Range<int32_t> range) const;
-  double checked_number(std::string_view name, const Json& value, Range<double> range) const;
+  [[noreturn]] void refuse_value(ErrorKind kind, std::string_view name, const Json* value, std::string_view problem,
+                                 std::string_view expected) const;
+  /// Refuse a value, or its absence if it is null.
+  [[noreturn]] void wrong_type(std::string_view name, const Json* value, std::string_view expected) const;
+  int32_t checked_integer(std::string_view name, const Json* value, Range<int32_t> range) const;
+  double checked_number(std::string_view name, const Json* value, Range<double> range) const;
 
   Json root_;
   std::string file_;

@@ -173,11 +173,14 @@ int32_t max_positions(const HfConfig& config, const Positions& positions) {
   constexpr std::array kFields = {
       "max_position_embeddings", "n_positions",    "max_seq_len",     "seq_length", "seq_len",
       "max_sequence_length",     "max_seq_length", "model_max_length"};
-  int32_t length = std::numeric_limits<int32_t>::max();
+  // A table of learned positions has as many rows as it has, whatever else the config says.
+  constexpr int32_t kUnknown = std::numeric_limits<int32_t>::max();
+  const auto* learned = std::get_if<LearnedPositions>(&positions);
+  int32_t length = learned == nullptr ? kUnknown : learned->num_positions;
   for (const char* field : kFields) {
     if (config.has(field)) length = std::min(length, config.integer(field, kPositionCounts));
   }
-  if (length == std::numeric_limits<int32_t>::max()) length = kDefaultPositions;
+  if (length == kUnknown) length = kDefaultPositions;
 
   const Rope* rope = std::get_if<Rope>(&positions);
   if (rope == nullptr) return length;

@@ -33,7 +33,7 @@ Ffn::Act activation(const HfConfig& config, const FieldNames& names, std::string
 Rope rope(const HfConfig& config, int32_t head_dim);
 
 /// The longest sequence: the minimum over the fields that say so, times the factor of linear and dynamic scaling; for
-/// yarn the original length times its factor. 2048 if no field says.
+/// yarn the original length times its factor. Never more than a table of learned positions has. 2048 if nothing says.
 int32_t max_positions(const HfConfig& config, const Positions& positions);
 
 }  // namespace quire

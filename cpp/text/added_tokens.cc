@@ -6,6 +6,7 @@
 #include <set>
 
 #include "core/check.h"
+#include "core/mapped_file.h"
 #include "core/quote.h"
 #include "text/json_fields.h"
 #include "text/token_table.h"
@@ -15,7 +16,7 @@ namespace {
 
 std::optional<JsonFile> read_if_there(const std::filesystem::path& path) {
   if (!std::filesystem::exists(path)) return std::nullopt;
-  return JsonFile(path.string());
+  return JsonFile(read_text_file(path.string()), path.string());
 }
 
 int64_t parse_id(const std::string& text, const std::string& place) {
@@ -47,6 +48,13 @@ void note_names(const Json& value, std::set<std::string>& names) {
   }
 }
 
+/// The tokens that fields like `eos_token` and `additional_special_tokens` of a configuration name.
+void note_special(const JsonFile& file, std::set<std::string>& names) {
+  for (const auto& [field, value] : file.root().object()) {
+    if (field.ends_with("_token") || field == "additional_special_tokens") note_names(value, names);
+  }
+}
+
 std::vector<AddedToken> from_list(const JsonField& list, const std::set<std::string>& special) {
   std::vector<AddedToken> tokens;
   for (const auto& [content, value] : list.object()) {
@@ -62,16 +70,15 @@ std::vector<AddedToken> from_list(const JsonField& list, const std::set<std::str
 
 std::vector<AddedToken> read_added_tokens(const std::string& folder) {
   const std::filesystem::path base(folder);
+  std::set<std::string> special;
   if (const std::optional<JsonFile> config = read_if_there(base / "tokenizer_config.json")) {
     const JsonField decoder = config->root().member("added_tokens_decoder");
     if (decoder.present()) return from_decoder(decoder);
+    note_special(*config, special);
   }
   const std::optional<JsonFile> list = read_if_there(base / "added_tokens.json");
   if (!list) return {};
-  std::set<std::string> special;
-  if (const std::optional<JsonFile> map = read_if_there(base / "special_tokens_map.json")) {
-    for (const auto& [key, value] : map->root().object()) note_names(value, special);
-  }
+  if (const std::optional<JsonFile> map = read_if_there(base / "special_tokens_map.json")) note_special(*map, special);
   return from_list(list->root(), special);
 }
 

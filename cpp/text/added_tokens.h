@@ -14,7 +14,8 @@ struct AddedToken {
 };
 
 /// The added tokens that a model folder lists: `added_tokens_decoder` of tokenizer_config.json or, without it,
-/// added_tokens.json, whose tokens are special if special_tokens_map.json names them. None without these files.
+/// added_tokens.json, whose tokens are special if tokenizer_config.json or special_tokens_map.json names them so. None
+/// without these files.
 /// Raises: kInvalidArgument naming file and field.
 std::vector<AddedToken> read_added_tokens(const std::string& folder);
 

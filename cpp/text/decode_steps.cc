@@ -169,6 +169,8 @@ void ByteRunStep::end_context(const NextSteps& next) {
   run.erase(0, num_whole);
   num_whole = 0;
   num_context = run.size();
+  // Whatever becomes of these bytes, the steps behind are not at the beginning of the text any more.
+  if (!run.empty()) next.push(kReplacementCharacter);
 }
 
 void ByteMapStep::push(const Piece& piece, const NextSteps& next) {
@@ -192,6 +194,11 @@ void LossyUtf8Step::push(const Piece& piece, const NextSteps& next) {
     rest.remove_prefix(scan.length);
   }
   held = std::string(rest);
+}
+
+void LossyUtf8Step::end_context(const NextSteps& next) {
+  held_in_context = !held.empty();
+  if (held_in_context) next.push(kReplacementCharacter);  // as in ByteRunStep
 }
 
 void LossyUtf8Step::finish(const NextSteps& next) {
@@ -266,10 +273,12 @@ void Pipeline::end_context(std::string& out) {
   }
 }
 
-bool Pipeline::holds() const {
-  return std::any_of(steps_.begin(), steps_.end(), [](const DecodeStep& step) {
-    return std::visit([](const auto& held) { return held.holds(); }, step);
-  });
+HeldText Pipeline::held_text() const {
+  HeldText held = HeldText::kNone;
+  for (const DecodeStep& step : steps_) {
+    held = std::max(held, std::visit([](const auto& state) { return state.held_text(); }, step));
+  }
+  return held;
 }
 
 }  // namespace quire

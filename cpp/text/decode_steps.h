@@ -10,8 +10,9 @@
 
 namespace quire {
 
-/// Where a step sends what it makes of its input: through the steps behind it into `out`.
 class Pipeline;
+
+/// Where a step sends what it makes of its input: through the steps behind it into `out`.
 class NextSteps {
  public:
   NextSteps(Pipeline& pipeline, size_t first, std::string& out) : pipeline_(pipeline), first_(first), out_(out) {}
@@ -28,20 +29,26 @@ class NextSteps {
 //   push         takes one piece
 //   finish       the sequence is over
 //   end_context  the prompt is over: what comes out from here on belongs to the output
-//   holds        whether finish would make text
+//   held_text    what finish would make text of
 // Most are the decoders of the `tokenizers` library (tokenizers/src/decoders). They work on a list of pieces, one per
 // token, that are joined at the end; behind Fuse or ByteLevel the list is a single piece, which arrives here in parts
 // ("fused").
 
+enum class HeldText {
+  kNone,
+  kBytes,       ///< a run of bytes that ends inside a character
+  kCharacters,  ///< whole characters
+};
+
 /// A step that keeps nothing back.
-struct StatelessStep {
+struct ImmediateStep {
   void finish(const NextSteps&) {}
   void end_context(const NextSteps&) {}
-  bool holds() const { return false; }
+  HeldText held_text() const { return HeldText::kNone; }
 };
 
 /// Every occurrence of `pattern` in a piece becomes `content`.
-struct ReplaceStep : StatelessStep {
+struct ReplaceStep : ImmediateStep {
   std::string pattern;
   std::string content;
 
@@ -49,7 +56,7 @@ struct ReplaceStep : StatelessStep {
 };
 
 /// Drops up to `start` times `content` (one character) at a piece's beginning and up to `stop` times at its end.
-struct StripStep : StatelessStep {
+struct StripStep : ImmediateStep {
   std::string content;
   uint64_t start = 0;
   uint64_t stop = 0;
@@ -67,11 +74,11 @@ struct FusedStripStep {
   void push(const Piece& piece, const NextSteps& next);
   void finish(const NextSteps&) { held.clear(); }
   void end_context(const NextSteps&) {}
-  bool holds() const { return false; }
+  HeldText held_text() const { return HeldText::kNone; }
 };
 
 /// `replacement` (one character) becomes a space, or nothing in the first piece if `drops_first`.
-struct MetaspaceStep : StatelessStep {
+struct MetaspaceStep : ImmediateStep {
   std::string replacement;
   bool drops_first = true;
   bool fused = false;
@@ -81,7 +88,7 @@ struct MetaspaceStep : StatelessStep {
 };
 
 /// A space between pieces: what `tokenizers` does where there is no decoder.
-struct JoinStep : StatelessStep {
+struct JoinStep : ImmediateStep {
   bool first = true;
 
   void push(const Piece& piece, const NextSteps& next);
@@ -96,7 +103,7 @@ struct SuffixStep {
   void push(const Piece& piece, const NextSteps& next);
   void finish(const NextSteps& next);
   void end_context(const NextSteps& next);
-  bool holds() const { return !if_last.empty(); }
+  HeldText held_text() const { return if_last.empty() ? HeldText::kNone : HeldText::kCharacters; }
 };
 
 /// ByteFallback: a run of pieces that look like `<0x41>` becomes one piece if all of it is UTF-8, else one U+FFFD per
@@ -110,12 +117,15 @@ struct ByteRunStep {
   void push(const Piece& piece, const NextSteps& next);
   void finish(const NextSteps& next);
   void end_context(const NextSteps& next);
-  bool holds() const { return !run.empty(); }
+  HeldText held_text() const {
+    if (run.empty()) return HeldText::kNone;
+    return num_whole == run.size() ? HeldText::kCharacters : HeldText::kBytes;
+  }
 };
 
 /// ByteLevel, first half: GPT-2's printable stand-ins become bytes; a piece with any other character stays as it is.
 /// Source: openai/gpt-2:src/encoder.py, bytes_to_unicode.
-struct ByteMapStep : StatelessStep {
+struct ByteMapStep : ImmediateStep {
   void push(const Piece& piece, const NextSteps& next);
 };
 
@@ -127,8 +137,8 @@ struct LossyUtf8Step {
 
   void push(const Piece& piece, const NextSteps& next);
   void finish(const NextSteps& next);
-  void end_context(const NextSteps&) { held_in_context = !held.empty(); }
-  bool holds() const { return !held.empty(); }
+  void end_context(const NextSteps& next);
+  HeldText held_text() const { return held.empty() ? HeldText::kNone : HeldText::kBytes; }
 };
 
 /// All of SentencePieceProcessor::Decode (google/sentencepiece:src/sentencepiece_processor.cc): words' spaces, of which
@@ -145,7 +155,7 @@ struct SentencePieceStep {
   void push(const Piece& piece, const NextSteps& next);
   void finish(const NextSteps& next);
   void end_context(const NextSteps& next);
-  bool holds() const { return !held.empty(); }
+  HeldText held_text() const { return held.empty() ? HeldText::kNone : HeldText::kBytes; }
 
  private:
   void push_bytes(std::string_view bytes, const NextSteps& next);
@@ -165,7 +175,7 @@ class Pipeline {
   void finish(std::string& out);
   /// What is still held back may be changed by the output and then belongs to it; the rest goes to `out`.
   void end_context(std::string& out);
-  bool holds() const;
+  HeldText held_text() const;
 
  private:
   friend class NextSteps;

@@ -1,7 +1,8 @@
 #include "text/json_fields.h"
 
+#include <utility>
+
 #include "core/check.h"
-#include "core/mapped_file.h"
 
 namespace quire {
 namespace {
@@ -17,7 +18,7 @@ const T& required(const T* value, const JsonField& field, std::string_view type)
 
 JsonField JsonField::member(std::string_view key) const {
   object();
-  const std::string separator = place.ends_with(']') ? " " : ".";
+  const std::string separator = place.find("] ") == std::string::npos ? " " : ".";  // behind the file or a field
   return {value->find(key), place + separator + std::string(key)};
 }
 
@@ -47,6 +48,7 @@ const Json::Object& JsonField::object() const {
   return required(value == nullptr ? nullptr : value->as_object(), *this, "object");
 }
 
-JsonFile::JsonFile(const std::string& path) : path(path), document(parse_json(read_text_file(path), path)) {}
+JsonFile::JsonFile(std::string_view text, std::string path)
+    : path(std::move(path)), document(parse_json(text, this->path)) {}
 
 }  // namespace quire

@@ -27,9 +27,9 @@ struct JsonField {
   const Json::Object& object() const;
 };
 
-/// The whole document read from `path`. Raises: as read_text_file and parse_json.
+/// A whole document; `path` names it for error messages. Raises: as parse_json.
 struct JsonFile {
-  explicit JsonFile(const std::string& path);
+  JsonFile(std::string_view text, std::string path);
 
   JsonField root() const { return {&document, "[" + path + "]"}; }
 

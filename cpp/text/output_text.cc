@@ -3,8 +3,6 @@
 #include <algorithm>
 #include <string_view>
 
-#include "text/utf8.h"
-
 namespace quire {
 
 OutputText::OutputText(const Vocabulary& vocabulary, std::span<const int32_t> prompt, bool skip_special_tokens,
@@ -38,9 +36,8 @@ std::optional<size_t> OutputText::take(bool stop_enabled, std::string& out) {
 /// Searches text that the tokens so far have but later ones might undo. It may not be handed out unless the sequence
 /// ends here.
 std::optional<size_t> OutputText::look_ahead(bool stop_enabled, std::string& out) {
+  if (!detokenizer_->holds_characters()) return std::nullopt;
   const std::string pending = detokenizer_->pending();
-  // A replacement character at the end is most likely a character that is not whole yet.
-  if (pending.empty() || pending.ends_with(kReplacementCharacter)) return std::nullopt;
   if (!lookahead_ || !pending.starts_with(lookahead_->read)) lookahead_.emplace(Lookahead{*matcher_, {}, {}});
   const std::string_view text = std::string_view(pending).substr(lookahead_->read.size());
   const std::optional<size_t> ended = lookahead_->matcher.feed(text, stop_enabled, lookahead_->out);

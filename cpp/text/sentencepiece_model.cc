@@ -1,10 +1,8 @@
-#include <filesystem>
 #include <string_view>
 #include <utility>
 #include <vector>
 
 #include "core/check.h"
-#include "core/mapped_file.h"
 #include "core/quote.h"
 #include "text/added_tokens.h"
 #include "text/protobuf_reader.h"
@@ -152,10 +150,9 @@ TokenizerFiles ModelReader::read(std::string_view message, const std::vector<Add
 
 }  // namespace
 
-TokenizerFiles read_sentencepiece_model(const std::string& folder) {
-  const std::string path = (std::filesystem::path(folder) / "tokenizer.model").string();
-  const std::string message = read_text_file(path);
-  return ModelReader(path).read(message, read_added_tokens(folder));
+TokenizerFiles parse_sentencepiece_model(std::string_view bytes, const std::vector<AddedToken>& added,
+                                         const std::string& path) {
+  return ModelReader(path).read(bytes, added);
 }
 
 }  // namespace quire

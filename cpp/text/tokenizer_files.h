@@ -1,8 +1,12 @@
 #pragma once
 
+#include <memory>
 #include <string>
+#include <string_view>
 #include <vector>
 
+#include "quire/vocabulary.h"
+#include "text/added_tokens.h"
 #include "text/decode_steps.h"
 #include "text/token_table.h"
 
@@ -14,13 +18,16 @@ struct TokenizerFiles {
   std::vector<DecodeStep> steps;
 };
 
-/// Read a `tokenizers` file. Decodes as that library does, with one difference: a special token is left out by
-/// skip_special_tokens also where the normalizer changes its text (tokenizers 0.23 keeps such a token).
-/// Raises: kInvalidArgument naming file and field; kUnsupported naming a decoder that is not known.
-TokenizerFiles read_tokenizer_json(const std::string& path);
+/// Read the text of a `tokenizer.json`. Decodes as `tokenizers` does, with one difference: a special token is left out
+/// by skip_special_tokens also where the normalizer changes its text (version 0.23 of the library keeps such a token).
+/// `path` is for error messages. Raises: kInvalidArgument naming file and field; kUnsupported naming a decoder that is
+/// not known.
+TokenizerFiles parse_tokenizer_json(std::string_view text, const std::string& path);
 
-/// Read a SentencePiece model, and the added tokens that the files beside it (tokenizer_config.json or
-/// added_tokens.json) list. Raises: as above.
-TokenizerFiles read_sentencepiece_model(const std::string& folder);
+/// Read a SentencePiece model and the tokens that were added to it. Raises: as above.
+TokenizerFiles parse_sentencepiece_model(std::string_view bytes, const std::vector<AddedToken>& added,
+                                         const std::string& path);
+
+std::shared_ptr<const Vocabulary> make_vocabulary(TokenizerFiles files);
 
 }  // namespace quire

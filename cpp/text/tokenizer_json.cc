@@ -120,8 +120,8 @@ void TokenReader::read_added_tokens() {
 
 }  // namespace
 
-TokenizerFiles read_tokenizer_json(const std::string& path) {
-  const JsonFile file(path);
+TokenizerFiles parse_tokenizer_json(std::string_view text, const std::string& path) {
+  const JsonFile file(text, path);
   std::vector<DecodeStep> steps = read_decoder(file.root().member("decoder"));
   TokenReader reader(file, take_static_steps(steps));
   reader.read_model();

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "core/check.h"
+#include "core/mapped_file.h"
 #include "text/tokenizer_files.h"
 
 namespace quire {
@@ -28,11 +29,13 @@ class TableDetokenizer final : public Detokenizer {
 
   std::string pending() const override {
     std::string out;
-    if (!steps_.holds()) return out;
+    if (steps_.held_text() == HeldText::kNone) return out;
     Pipeline copy = steps_;
     copy.finish(out);
     return out;
   }
+
+  bool holds_characters() const override { return steps_.held_text() == HeldText::kCharacters; }
 
   void finish(std::string& out) override { steps_.finish(out); }
 
@@ -103,15 +106,21 @@ bool is_file(const std::filesystem::path& path) {
 
 }  // namespace
 
+std::shared_ptr<const Vocabulary> make_vocabulary(TokenizerFiles files) {
+  return std::make_shared<TableVocabulary>(std::move(files));
+}
+
 std::shared_ptr<const Vocabulary> Vocabulary::from_folder(const std::string& folder) {
   const std::filesystem::path base(folder);
   if (is_file(base / "tokenizer.json")) {
-    return std::make_shared<TableVocabulary>(read_tokenizer_json((base / "tokenizer.json").string()));
+    const std::string path = (base / "tokenizer.json").string();
+    return make_vocabulary(parse_tokenizer_json(read_text_file(path), path));
   }
-  QUIRE_REQUIRE(is_file(base / "tokenizer.model"), ErrorKind::kNotFound, "[", folder,
+  const std::string path = (base / "tokenizer.model").string();
+  QUIRE_REQUIRE(is_file(path), ErrorKind::kNotFound, "[", folder,
                 "] no tokenizer.json or tokenizer.model there: give the folder of the tokenizer, or do without text "
                 "(tokenizer=..., skip_tokenizer_init=True)");
-  return std::make_shared<TableVocabulary>(read_sentencepiece_model(folder));
+  return make_vocabulary(parse_sentencepiece_model(read_text_file(path), read_added_tokens(folder), path));
 }
 
 }  // namespace quire

@@ -20,6 +20,12 @@ bool is_there(const std::string& path) {
   return std::filesystem::exists(path, ignored);
 }
 
+/// What stands for a large file where a repository was cloned without its large files.
+bool is_lfs_pointer(std::span<const std::byte> bytes) {
+  constexpr std::string_view kBeginning = "version https://git-lfs";
+  return std::string_view(reinterpret_cast<const char*>(bytes.data()), bytes.size()).starts_with(kBeginning);
+}
+
 }  // namespace
 
 /// Puts a checkpoint together, file by file.
@@ -27,13 +33,19 @@ class CheckpointBuilder {
  public:
   using Reader = std::vector<NamedTensor> (*)(std::span<const std::byte>, std::string_view);
 
-  CheckpointBuilder(std::string folder, Reader reader) : folder_(std::move(folder)), reader_(reader) {}
+  /// `name`: what Checkpoint::name shall say.
+  CheckpointBuilder(std::string folder, std::string name, Reader reader) : folder_(std::move(folder)), reader_(reader) {
+    result_.name_ = std::move(name);
+  }
 
   void add_file(const std::string& name) {
     result_.files_.push_back(
         std::make_unique<Checkpoint::File>(Checkpoint::File{MappedFile(folder_ + "/" + name), name}));
     const size_t index = result_.files_.size() - 1;
-    for (NamedTensor& entry : reader_(result_.files_[index]->mapping.bytes(), name)) {
+    const std::span<const std::byte> bytes = result_.files_[index]->mapping.bytes();
+    QUIRE_REQUIRE(!is_lfs_pointer(bytes), ErrorKind::kInvalidArgument, "[", name,
+                  "] holds a Git LFS pointer, not the weights; run `git lfs pull` in the folder");
+    for (NamedTensor& entry : reader_(bytes, name)) {
       const auto [at, fresh] = result_.tensors_.emplace(std::move(entry.name), entry.tensor);
       QUIRE_REQUIRE(fresh, ErrorKind::kInvalidArgument, "[", name, "] tensor twice: name=", in_quotes(at->first),
                     ", also in ", result_.file_of(at->first));
@@ -93,14 +105,15 @@ Checkpoint Checkpoint::open(const std::string& folder) {
       Candidate{"model.safetensors", "model.safetensors.index.json", read_safetensors},
       Candidate{"pytorch_model.bin", "pytorch_model.bin.index.json", read_pytorch},
   };
-  for (const Candidate& candidate : kCandidates) {
-    CheckpointBuilder builder(folder, candidate.reader);
-    if (is_there(folder + "/" + candidate.file)) {
-      builder.add_file(candidate.file);
+  for (const auto& [file, index, reader] : kCandidates) {
+    if (is_there(folder + "/" + file)) {
+      CheckpointBuilder builder(folder, file, reader);
+      builder.add_file(file);
       return builder.take();
     }
-    if (is_there(folder + "/" + candidate.index)) {
-      builder.add_shards(candidate.index);
+    if (is_there(folder + "/" + index)) {
+      CheckpointBuilder builder(folder, index, reader);
+      builder.add_shards(index);
       return builder.take();
     }
   }

@@ -20,6 +20,9 @@ class Checkpoint {
   /// shards, ...); kUnsupported for an element type or a rank that there is no use for.
   static Checkpoint open(const std::string& folder);
 
+  /// The file, or the index of several, that was opened: a name in the folder, for messages.
+  const std::string& name() const { return name_; }
+
   /// Tensor by name, or null. The view points into the mapped file; it may be strided (from a .bin) and need not be
   /// aligned for its type.
   const Tensor* find(const std::string& name) const;
@@ -53,6 +56,7 @@ class Checkpoint {
   Extent extent(const std::string& name) const;
   const File& holder(const std::string& name) const { return *files_[file_index_.at(name)]; }
 
+  std::string name_;
   std::vector<std::unique_ptr<File>> files_;
   std::map<std::string, Tensor> tensors_;
   std::map<std::string, size_t> file_index_;

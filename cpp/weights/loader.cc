@@ -2,7 +2,7 @@
 
 #include <algorithm>
 #include <cstddef>
-#include <cstring>
+#include <initializer_list>
 #include <map>
 #include <set>
 #include <string>

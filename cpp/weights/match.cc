@@ -62,11 +62,9 @@ class Matcher {
     for (const auto& [name, tensor] : checkpoint_.tensors()) {
       if (!used.contains(name) && !ignores(name)) left_over.push_back(name);
     }
-    QUIRE_REQUIRE(missing.empty() && left_over.empty(), ErrorKind::kInvalidArgument, "[weights] the tensors of ",
-                  checkpoint_.tensors().empty() ? std::string("an empty file")
-                                                : checkpoint_.file_of(checkpoint_.tensors().begin()->first),
-                  " do not fit config.json: architecture=", spec_.architecture, ", missing=", list_of(missing),
-                  ", left over=", list_of(left_over));
+    QUIRE_REQUIRE(missing.empty() && left_over.empty(), ErrorKind::kInvalidArgument, "[", checkpoint_.name(),
+                  "] the tensors do not fit config.json: architecture=", spec_.architecture,
+                  ", missing=", list_of(missing), ", left over=", list_of(left_over));
   }
 
   void require_shapes(const MatchedWeight& weight) const {

@@ -29,13 +29,11 @@ std::optional<HfConfig> read_config(const std::string& folder, const char* name)
 }
 
 /// An id that the model has no token for can never be generated: it is left out, with a line in the log.
-void drop_beyond_vocabulary(std::vector<int32_t>& ids, int32_t vocab, const HfConfig& source) {
+void drop_beyond_vocabulary(std::vector<int32_t>& ids, int32_t vocab, const HfConfig& source, const char* field) {
   const auto is_beyond = [&](int32_t id) { return id >= vocab; };
   if (std::none_of(ids.begin(), ids.end(), is_beyond)) return;
-  log(LogLevel::kWarning, detail::join_message("[", source.file(),
-                                               "] token ids beyond the vocabulary are ignored: eos_token_id or "
-                                               "bos_token_id, vocab_size=",
-                                               vocab));
+  log(LogLevel::kWarning, detail::join_message("[", source.file(), "] ids beyond the vocabulary are ignored: field=",
+                                               field, ", vocab_size=", vocab));
   ids.erase(std::remove_if(ids.begin(), ids.end(), is_beyond), ids.end());
 }
 
@@ -43,7 +41,7 @@ std::vector<int32_t> token_ids(const HfConfig& config, const std::optional<HfCon
                                int32_t vocab) {
   const HfConfig& source = generation && generation->has(field) ? *generation : config;
   std::vector<int32_t> ids = source.integers(field, kTokenIds);
-  drop_beyond_vocabulary(ids, vocab, source);
+  drop_beyond_vocabulary(ids, vocab, source, field);
   std::sort(ids.begin(), ids.end());
   ids.erase(std::unique(ids.begin(), ids.end()), ids.end());
   return ids;

@@ -230,8 +230,7 @@ class Interpreter {
     }
     throw Error(ErrorKind::kInvalidArgument,
                 detail::join_message("[", where_, "] the pickle names what is no tensor: global=", in_quotes(full),
-                                     "; nothing of it was run, quire never runs code from a model folder; convert "
-                                     "the file to safetensors"));
+                                     "; nothing of it was run; convert the file to safetensors"));
   }
 
   /// ("storage", type, key, location, number of elements)

@@ -6,7 +6,8 @@
 namespace quire {
 namespace {
 
-constexpr std::string_view kWidth = "hidden_size";
+// Fields of config.json by their usual name, with GPT-2's in brackets.
+constexpr std::string_view kWidth = "hidden_size (n_embd)";
 
 /// Collects the weights of one module after the other.
 class Wishes {
@@ -63,7 +64,8 @@ void want_attention(const Attention& spec, int64_t width, AttentionWeights& weig
   const int64_t q = int64_t{spec.heads} * spec.head_dim;
   const int64_t k = int64_t{spec.kv_heads} * spec.head_dim;
   const int64_t v = int64_t{spec.kv_heads} * spec.value_dim();
-  constexpr std::string_view kFields = "num_attention_heads, num_key_value_heads, head_dim, hidden_size";
+  constexpr std::string_view kFields =
+      "num_attention_heads (n_head), num_key_value_heads, head_dim, hidden_size (n_embd)";
   wishes.linear("attention.qkv", {q, k, v}, width, kFields, weights.qkv);
   wishes.bias(spec.qkv_bias, "attention.qkv", {q, k, v}, kFields, weights.qkv_bias);
   if (spec.qk_norm != Attention::QkNorm::kNone) {
@@ -76,7 +78,7 @@ void want_attention(const Attention& spec, int64_t width, AttentionWeights& weig
 }
 
 void want_ffn(const Ffn& spec, int64_t width, FfnWeights& weights, Wishes& wishes) {
-  constexpr std::string_view kFields = "intermediate_size, hidden_size";
+  constexpr std::string_view kFields = "intermediate_size (n_inner), hidden_size (n_embd)";
   const std::vector<int64_t> up =
       spec.gated ? std::vector<int64_t>{spec.width, spec.width} : std::vector<int64_t>{spec.width};
   wishes.linear("ffn.up", up, width, kFields, weights.up);
@@ -92,7 +94,7 @@ int64_t WantedWeight::num_outputs() const {
 }
 
 std::vector<WantedWeight> wanted_weights(const ModelSpec& spec, ModelWeights& weights) {
-  constexpr std::string_view kTableFields = "vocab_size, hidden_size";
+  constexpr std::string_view kTableFields = "vocab_size, hidden_size (n_embd)";
   Wishes wishes;
   weights.layers.resize(spec.layers.size());
   wishes.table("embedding", spec.vocab, spec.width, kTableFields, weights.embedding);
@@ -101,7 +103,7 @@ std::vector<WantedWeight> wanted_weights(const ModelSpec& spec, ModelWeights& we
   wishes.bias(spec.head_bias, "head", {spec.vocab}, "vocab_size", weights.head_bias);
   if (const auto* learned = std::get_if<LearnedPositions>(&spec.layers.front().attention.positions)) {
     wishes.table("position_embedding", int64_t{learned->num_positions} + learned->offset, spec.width,
-                 "n_positions, hidden_size", weights.position_embedding);
+                 "n_positions, n_embd", weights.position_embedding);
   }
   for (size_t i = 0; i < spec.layers.size(); ++i) {
     const Layer& layer = spec.layers[i];

@@ -3,7 +3,8 @@
 jinja2's sandbox keeps a template from reaching Python's insides. It does not keep it from running for ever or from
 filling the memory, so this one adds a budget:
 
-- Time: the clock is read at every call, filter, operator, output and turn of a loop; two seconds of computing are allowed.
+- Time: the clock is read at every call, filter, operator, output and turn of a loop; two seconds of computing are
+  allowed.
 - Size: every text and container that an operator, a call, a filter, a literal or the output makes is charged.
   Operations that make much out of little (repetition, powers, formats, padding, replace, join) are refused before they
   begin. Hence memory is bounded as well, to some hundred megabytes for a hostile template.

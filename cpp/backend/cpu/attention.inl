@@ -14,9 +14,15 @@ void attention(const AttentionArgs& args, Stream& stream) {
   const auto work = [&](int worker) {
     Workspace workspace;
     workspace.assign(cpu.scratch(worker), shared, args.kv.head_dim, value_stride);
-    for (size_t index = next.fetch_add(1, std::memory_order_relaxed); index < shared.items.size();
-         index = next.fetch_add(1, std::memory_order_relaxed)) {
-      ItemRun(args, shared, shared.items[index], workspace).run();
+    const auto take = [&]() -> const AttentionItem* {
+      const size_t index = next.fetch_add(1, std::memory_order_relaxed);
+      return index < shared.items.size() ? &shared.items[index] : nullptr;
+    };
+    const AttentionItem* item = take();
+    while (item != nullptr) {
+      const AttentionItem* const following = take();
+      ItemRun(args, shared, *item, following, workspace).run();
+      item = following;
     }
   };
   if (shared.work < kMinWorkPerWorker) {

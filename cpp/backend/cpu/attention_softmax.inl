@@ -58,7 +58,7 @@ RowSum softmax_row(float* scores, int begin, int end, int clear_begin, int clear
   int t = clear_begin / kLanes * kLanes;
   for (; t + kLanes <= begin; t += kLanes) store(scores + t, zero);
   for (; t < end; t += kLanes) {
-    const Vec weight = exp(load(scores + t) - best);
+    const Vec weight = exp_below_88(load(scores + t) - best);
     store(scores + t, weight);
     sum = sum + weight;
   }
@@ -70,7 +70,7 @@ RowSum softmax_row(float* scores, int begin, int end, int clear_begin, int clear
 /// e^x of a number that is not positive.
 float exp_of(float x) {
   float lanes[kLanes];
-  store(lanes, exp(broadcast(x)));
+  store(lanes, exp_below_88(broadcast(x)));
   return lanes[0];
 }
 

@@ -17,59 +17,59 @@ struct SpanSource {
   int begin = 0;          ///< wanted keys, relative to the span
   int end = 0;
 
-  template <typename T>
-  const T* page(int64_t key) const {
-    return kv_page<const T>(*kv, block_table[(first_key + key) / layout.block_size]);
+  /// Call body(page, slot, key, count) for every run of wanted keys in one page.
+  template <typename T, typename Body>
+  void for_each_run(Body body) const {
+    const int block_size = static_cast<int>(layout.block_size);
+    int slot = static_cast<int>((first_key + begin) % block_size);
+    const int32_t* block = block_table + (first_key + begin) / block_size;
+    for (int key = begin; key < end; ++block) {
+      const int count = std::min(end - key, block_size - slot);
+      body(kv_page<const T>(*kv, *block), slot, key, count);
+      key += count;
+      slot = 0;
+    }
   }
-  int64_t slot(int64_t key) const { return (first_key + key) % layout.block_size; }
 };
 
-/// One panel of keys whose blocks may end within the panel.
+/// Keys [key, key + count) of a page into the panels that they belong to.
 template <typename T>
-void unpack_broken_panel(const SpanSource& source, int panel_key, float* out) {
+void unpack_keys(const SpanSource& source, const T* page, int slot, int key, int count, float* out) {
   const int64_t size = source.kv->head_dim;
-  std::fill_n(out, size * kLanes, 0.0f);
-  const int end = std::min(source.end, panel_key + kLanes);
-  for (int key = std::max(source.begin, panel_key); key < end;) {
-    const int64_t slot = source.slot(key);
-    const int count = static_cast<int>(std::min<int64_t>(end - key, source.layout.block_size - slot));
-    const T* const keys = source.page<T>(key) + source.layout.key(source.kv_head, 0, slot);
-    for (int64_t i = 0; i < size; ++i) {
-      store_first(out + i * kLanes + (key - panel_key), load_first(keys + i * source.layout.block_size, count), count);
+  while (count > 0) {
+    const int lane = key % kLanes;
+    const int lanes = std::min(count, kLanes - lane);
+    const T* const keys = page + source.layout.key(source.kv_head, 0, slot);
+    float* const panel = out + (key - lane) * size + lane;
+    // Whole panels but for the last one, where blocks are no smaller than a panel.
+    if (lanes == kLanes) {
+      for (int64_t i = 0; i < size; ++i) store(panel + i * kLanes, load(keys + i * source.layout.block_size));
+    } else {
+      for (int64_t i = 0; i < size; ++i) {
+        store_first(panel + i * kLanes, load_first(keys + i * source.layout.block_size, lanes), lanes);
+      }
     }
-    key += count;
+    key += lanes;
+    slot += lanes;
+    count -= lanes;
   }
 }
 
 template <typename T>
-void unpack_keys(const SpanSource& source, float* out) {
-  const int64_t size = source.kv->head_dim;
-  const bool whole_panels = source.layout.block_size % kLanes == 0;
-  for (int key = source.begin / kLanes * kLanes; key < source.end; key += kLanes) {
-    float* const panel = out + key * size;
-    if (!whole_panels) {
-      unpack_broken_panel<T>(source, key, panel);
-      continue;
-    }
-    const T* const keys = source.page<T>(key) + source.layout.key(source.kv_head, 0, source.slot(key));
-    for (int64_t i = 0; i < size; ++i) store(panel + i * kLanes, load(keys + i * source.layout.block_size));
-  }
-}
-
-template <typename T>
-void unpack_values(const SpanSource& source, float* out) {
+void unpack_values(const SpanSource& source, const T* page, int slot, int key, int count, float* out) {
   const int64_t stride = source.layout.value_stride;
-  for (int key = source.begin; key < source.end; ++key) {
-    const T* const values = source.page<T>(key) + source.layout.value(source.kv_head, source.slot(key));
-    float* const row = out + key * kLanes;
+  const T* values = page + source.layout.value(source.kv_head, slot);
+  for (float* row = out + key * kLanes; count > 0; --count, row += kLanes, values += stride) {
     for (int64_t i = 0; i < stride; i += kLanes) store(row + i / kLanes * kUnpackedVectorStride, load(values + i));
   }
 }
 
 template <typename T>
 SpanView<float> unpack_span(const SpanSource& source, float* keys, float* values) {
-  unpack_keys<T>(source, keys);
-  unpack_values<T>(source, values);
+  source.for_each_run<T>([&](const T* page, int slot, int key, int count) {
+    unpack_keys(source, page, slot, key, count, keys);
+    unpack_values(source, page, slot, key, count, values);
+  });
   SpanView<float> view;
   for (int panel = 0; panel < kAttentionSpan / kLanes; ++panel) {
     view.keys[panel] = keys + panel * kLanes * source.kv->head_dim;
@@ -91,16 +91,38 @@ template <typename T>
 SpanView<T> view_span(const SpanSource& source) {
   SpanView<T> view;
   const int block_size = static_cast<int>(source.layout.block_size);
-  for (int block = source.begin / block_size; block * block_size < source.end; ++block) {
-    const T* const page = source.page<T>(int64_t{block} * block_size);
-    view.values[block] = page + source.layout.value(source.kv_head, 0);
+  int block = source.begin / block_size;
+  int panel = block * block_size / kLanes;
+  source.for_each_run<T>([&](const T* page, int, int, int) {
+    view.values[block++] = page + source.layout.value(source.kv_head, 0);
     for (int slot = 0; slot < block_size; slot += kLanes) {
-      view.keys[(block * block_size + slot) / kLanes] = page + source.layout.key(source.kv_head, 0, slot);
+      view.keys[panel++] = page + source.layout.key(source.kv_head, 0, slot);
     }
-  }
+  });
   view.key_stride = block_size;
   view.block_tokens = block_size;
   view.token_stride = source.layout.value_stride;
   view.vector_stride = kLanes;
   return view;
+}
+
+template <typename T>
+void fetch_keys(const SpanSource& source, Ahead& ahead) {
+  const int64_t bytes = source.layout.key_elements * static_cast<int64_t>(sizeof(T));
+  source.for_each_run<T>(
+      [&](const T* page, int, int, int) { ahead.add(page + source.layout.key(source.kv_head, 0, 0), bytes); });
+}
+
+template <typename T>
+void fetch_values(const SpanSource& source, Ahead& ahead) {
+  const int64_t bytes = source.layout.value_stride * source.layout.block_size * static_cast<int64_t>(sizeof(T));
+  source.for_each_run<T>(
+      [&](const T* page, int, int, int) { ahead.add(page + source.layout.value(source.kv_head, 0), bytes); });
+}
+
+template <typename T>
+void fetch_pages(const SpanSource& source, Ahead& ahead) {
+  const int64_t bytes = source.layout.head_elements * static_cast<int64_t>(sizeof(T));
+  source.for_each_run<T>(
+      [&](const T* page, int, int, int) { ahead.add(page + source.layout.key(source.kv_head, 0, 0), bytes); });
 }

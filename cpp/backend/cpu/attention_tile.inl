@@ -15,6 +15,41 @@
 
 constexpr int kScoreStride = kAttentionSpan + 16;  // floats; not a power of two, so that rows do not share cache sets
 
+/// Memory that is wanted soon, asked for line by line between the products: a decode step is bound by memory, and pages
+/// are too small for the hardware's prefetchers.
+class Ahead {
+ public:
+  void add(const void* memory, int64_t bytes) {
+    if (count_ == kMostParts) return;
+    parts_[count_++] = {static_cast<const char*>(memory), static_cast<const char*>(memory) + bytes};
+  }
+
+  /// Ask for the next kLines lines.
+  template <int kLines>
+  void fetch() {
+    if (at_ >= end_) {
+      if (next_ == count_) return;
+      at_ = parts_[next_].begin;
+      end_ = parts_[next_++].end;
+    }
+#pragma GCC unroll 16
+    for (int line = 0; line < kLines; ++line) prefetch(at_ + 64 * line);
+    at_ += 64 * kLines;
+  }
+
+ private:
+  struct Part {
+    const char* begin;
+    const char* end;
+  };
+  const char* at_ = nullptr;
+  const char* end_ = nullptr;
+  int count_ = 0;
+  int next_ = 0;
+  static constexpr int kMostParts = kAttentionSpan / 8;  // the pages of a span, if a page holds 8 tokens
+  Part parts_[kMostParts];
+};
+
 /// Where the keys and values of one span lie, in the cache's pages or unpacked.
 template <typename T>
 struct SpanView {
@@ -24,7 +59,15 @@ struct SpanView {
   int64_t block_tokens = 0;
   int64_t token_stride = 0;
   int64_t vector_stride = 0;  ///< from kLanes components to the next kLanes
+  Ahead* score_ahead = nullptr;  ///< what to fetch meanwhile; only of views of the pages
+  Ahead* value_ahead = nullptr;
 };
+
+/// Lines that a step reads, so that fetching ahead keeps pace with it.
+template <int kVectors, typename T>
+constexpr int lines_per_step() {
+  return std::max(1, kVectors * kLanes * static_cast<int>(sizeof(T)) / 64);
+}
 
 /// sums += rows x vectors, one step of either product. What there is less of is kept in registers.
 template <int kRows, int kVectors, typename T>
@@ -72,7 +115,7 @@ inline void store_sums(const Vec (&sums)[kRows][kVectors], float* out, int64_t s
 }
 
 /// kVectors panels of keys from `panel` on. q is [size][kRows].
-template <int kRows, int kVectors, typename T>
+template <int kRows, int kVectors, bool kAhead, typename T>
 void score_tile(const float* q, const SpanView<T>& view, int panel, int64_t size, float* scores) {
   Vec sums[kRows][kVectors];
   clear(sums);
@@ -82,12 +125,13 @@ void score_tile(const float* q, const SpanView<T>& view, int panel, int64_t size
   const int64_t stride = view.key_stride;
   for (int64_t offset = 0; offset < size * stride; offset += stride, q += kRows) {
     add_products(sums, q, 1, keys, offset);
+    if constexpr (kAhead) view.score_ahead->template fetch<lines_per_step<kVectors, T>()>();
   }
   store_sums(sums, scores + panel * kLanes, kScoreStride);
 }
 
 /// kVectors vectors of components from `vector` on, over the keys [begin, end) of the span. p is [kRows][kScoreStride].
-template <int kRows, int kVectors, typename T>
+template <int kRows, int kVectors, bool kAhead, typename T>
 void value_tile(const float* p, const SpanView<T>& view, int vector, int begin, int end, float* out,
                 int64_t out_stride) {
   Vec sums[kRows][kVectors];
@@ -103,28 +147,29 @@ void value_tile(const float* p, const SpanView<T>& view, int vector, int begin, 
     int64_t offset = (token - block_begin) * view.token_stride;
     for (; token < block_end; ++token, offset += view.token_stride) {
       add_products(sums, p + token, kScoreStride, values, offset);
+      if constexpr (kAhead) view.value_ahead->template fetch<lines_per_step<kVectors, T>()>();
     }
   }
   store_sums(sums, out + vector * kLanes, out_stride);
 }
 
 /// All panels of [panel, panel_end): as many at a time as there are, kVectors at most.
-template <int kRows, int kVectors, typename T>
+template <int kRows, int kVectors, bool kAhead, typename T>
 void score_panels(const float* q, const SpanView<T>& view, int panel, int panel_end, int64_t size, float* scores) {
   for (; panel + kVectors <= panel_end; panel += kVectors) {
-    score_tile<kRows, kVectors>(q, view, panel, size, scores);
+    score_tile<kRows, kVectors, kAhead>(q, view, panel, size, scores);
   }
-  if constexpr (kVectors > 1) score_panels<kRows, kVectors / 2>(q, view, panel, panel_end, size, scores);
+  if constexpr (kVectors > 1) score_panels<kRows, kVectors / 2, kAhead>(q, view, panel, panel_end, size, scores);
 }
 
-template <int kRows, int kVectors, typename T>
+template <int kRows, int kVectors, bool kAhead, typename T>
 void value_vectors(const float* p, const SpanView<T>& view, int vector, int vector_end, int begin, int end, float* out,
                    int64_t out_stride) {
   for (; vector + kVectors <= vector_end; vector += kVectors) {
-    value_tile<kRows, kVectors>(p, view, vector, begin, end, out, out_stride);
+    value_tile<kRows, kVectors, kAhead>(p, view, vector, begin, end, out, out_stride);
   }
   if constexpr (kVectors > 1) {
-    value_vectors<kRows, kVectors / 2>(p, view, vector, vector_end, begin, end, out, out_stride);
+    value_vectors<kRows, kVectors / 2, kAhead>(p, view, vector, vector_end, begin, end, out, out_stride);
   }
 }
 
@@ -136,13 +181,13 @@ struct ChunkProducts {
                  int64_t out_stride);
 };
 
-template <int kRows, typename T>
+template <int kRows, bool kAhead, typename T>
 constexpr ChunkProducts<T> chunk_products() {
-  return {score_panels<kRows, vectors_beside(kRows), T>, value_vectors<kRows, vectors_beside(kRows), T>};
+  return {score_panels<kRows, vectors_beside(kRows), kAhead, T>, value_vectors<kRows, vectors_beside(kRows), kAhead, T>};
 }
 
 /// Entry r is for r + 1 rows.
 template <typename T, int... kRow>
 constexpr std::array<ChunkProducts<T>, sizeof...(kRow)> chunk_products_table(std::integer_sequence<int, kRow...>) {
-  return {chunk_products<kRow + 1, T>()...};
+  return {chunk_products<kRow + 1, true, T>()...};
 }

@@ -1,12 +1,14 @@
 // A worker's way through one item of the plan: all spans of a tile, chunk of rows by chunk of rows.
 
-constexpr int kMostRows = 192;
+constexpr int kMostRows = 384;
 /// Rows that go through scores, softmax and values together, so that the scores stay in the first-level cache.
 constexpr int kStripeRows = 24;
 /// Up to so many rows, reading the pages in place is cheaper than unpacking them.
 constexpr int kMostPagedRows = 16;
 /// Panels of keys, or vectors of components, that all chunks of a stripe use before the next ones.
 constexpr int kVectorsPerPass = 8;
+/// Lines fetched ahead per chunk of rows and pass.
+constexpr int kLinesPerChunk = 8;
 /// Products of a query with a key that are worth a second worker: some two microseconds.
 constexpr int64_t kMinWorkPerWorker = 1024;
 /// Floats before a kept partial sum: its RowSum, padded so that the sums are aligned.
@@ -46,11 +48,14 @@ static_assert(sizeof(RowSum) == 2 * sizeof(float));
 
 class ItemRun {
  public:
-  ItemRun(const AttentionArgs& args, AttentionPlan& plan, const AttentionItem& item, const Workspace& work)
+  /// `next`: what this worker does afterwards; null if nothing.
+  ItemRun(const AttentionArgs& args, AttentionPlan& plan, const AttentionItem& item, const AttentionItem* next,
+          const Workspace& work)
       : args_(args),
         plan_(plan),
         item_(item),
         tile_(plan.tiles[static_cast<size_t>(item.tile)]),
+        next_(next),
         work_(work),
         num_rows_(plan.rows(tile_)),
         value_stride_(kv_layout(args.kv).value_stride),
@@ -96,48 +101,79 @@ class ItemRun {
     return std::clamp(position(row) + 1 - first_key, 0, int{kAttentionSpan});
   }
 
-  /// Chunk after chunk, transposed to [K][rows of the chunk]; rows missing in the last unpacked chunk are zero.
+  const float* query(int row) const {
+    return args_.q.as<const float>() + (tile_.token + row / plan_.group) * args_.q.strides[0] +
+           head(row) * args_.q.strides[1];
+  }
+
+  /// Chunk after chunk, scaled and transposed to [K][rows of the chunk]; rows missing in the last unpacked chunk are
+  /// zero.
   void load_queries() {
     const int64_t size = args_.kv.head_dim;
     for (int chunk = 0; chunk < num_rows_; chunk += chunk_rows_) {
+      const int count = chunk_count(chunk, num_rows_);
       float* const out = work_.queries + chunk * size;
-      const int count = paged_ ? std::min(chunk_rows_, num_rows_ - chunk) : chunk_rows_;
-      for (int i = 0; i < count; ++i) {
-        const int row = chunk + i;
-        if (row >= num_rows_) {
-          for (int64_t k = 0; k < size; ++k) out[k * count + i] = 0.0f;
-          continue;
-        }
-        const float* const q = args_.q.as<const float>() + (tile_.token + row / plan_.group) * args_.q.strides[0] +
-                               head(row) * args_.q.strides[1];
-        for (int64_t k = 0; k < size; ++k) out[k * count + i] = q[k] * args_.scale;
+      if (chunk + count > num_rows_) std::fill_n(out, size * count, 0.0f);
+      for (int row = chunk; row < std::min(chunk + count, num_rows_); ++row) {
+        // The rows of a tile lie apart; the next chunk's come while this one's are copied.
+        if (row + count < num_rows_) prefetch_row(query(row + count), size);
+        const float* const q = query(row);
+        for (int64_t k = 0; k < size; ++k) out[k * count + row - chunk] = q[k] * args_.scale;
       }
+    }
+  }
+
+  static void prefetch_row(const float* row, int64_t size) {
+    for (int64_t k = 0; k < size; k += 16) prefetch(row + k);
+  }
+
+  SpanSource source_of(const AttentionTile& tile, int span) const {
+    SpanSource source;
+    source.kv = &args_.kv;
+    source.layout = kv_layout(args_.kv);
+    source.block_table = args_.batch->block_tables + int64_t{tile.sequence} * args_.batch->max_blocks;
+    source.kv_head = tile.kv_head;
+    source.first_key = int64_t{span} * kAttentionSpan;
+    const int first_key = static_cast<int>(source.first_key);
+    source.begin = std::max(0, tile.key_begin - first_key);
+    source.end = std::min(int{kAttentionSpan}, tile.key_end - first_key);
+    return source;
+  }
+
+  /// What this worker reads after a span: the item's next span, or the first one of its next item.
+  template <typename Fetch>
+  void fetch_after(int span, Fetch fetch, Ahead& ahead) const {
+    if (span + 1 < item_.span_end) {
+      fetch(source_of(tile_, span + 1), ahead);
+    } else if (next_ != nullptr) {
+      fetch(source_of(plan_.tiles[static_cast<size_t>(next_->tile)], next_->span_begin), ahead);
     }
   }
 
   template <typename T>
   void run_span(int span) {
-    SpanSource source;
-    source.kv = &args_.kv;
-    source.layout = kv_layout(args_.kv);
-    source.block_table = args_.batch->block_tables + int64_t{tile_.sequence} * args_.batch->max_blocks;
-    source.kv_head = tile_.kv_head;
-    source.first_key = int64_t{span} * kAttentionSpan;
-    const int first_key = static_cast<int>(source.first_key);
-    source.begin = std::max(0, tile_.key_begin - first_key);
-    source.end = std::min(int{kAttentionSpan}, tile_.key_end - first_key);
+    const SpanSource source = source_of(tile_, span);
     if (paged_) {
-      run_stripe(view_span<T>(source), span, 0, num_rows_, [](int rows) -> const ChunkProducts<T>& {
+      SpanView<T> view = view_span<T>(source);
+      // The values come while the scores are formed, the next keys while the values are summed.
+      Ahead values, keys;
+      fetch_values<T>(source, values);
+      fetch_after(span, fetch_keys<T>, keys);
+      view.score_ahead = &values;
+      view.value_ahead = &keys;
+      run_stripe(view, span, 0, num_rows_, [](int rows) -> const ChunkProducts<T>& {
         static constexpr auto kProducts = chunk_products_table<T>(std::make_integer_sequence<int, kPagedTileRows>());
         return kProducts[static_cast<size_t>(rows - 1)];
       });
       return;
     }
     const SpanView<float> view = unpack_span<T>(source, work_.keys, work_.values);
+    ahead_ = Ahead();
+    fetch_after(span, fetch_pages<T>, ahead_);
     for (int row = 0; row < num_rows_; row += kStripeRows) {
       // Chunks are always full here.
       run_stripe(view, span, row, std::min(num_rows_, row + kStripeRows), [](int) -> const ChunkProducts<float>& {
-        static constexpr ChunkProducts<float> kProducts = chunk_products<kTileRows, float>();
+        static constexpr ChunkProducts<float> kProducts = chunk_products<kTileRows, false, float>();
         return kProducts;
       });
     }
@@ -179,6 +215,7 @@ class ItemRun {
         products_of(chunk_count(row, row_end))
             .scores(work_.queries + row * size, view, panel, panel_end, size,
                     work_.scores + (row - row_begin) * kScoreStride);
+        ahead_.fetch<kLinesPerChunk>();
       }
     }
   }
@@ -246,9 +283,11 @@ class ItemRun {
   AttentionPlan& plan_;
   const AttentionItem& item_;
   const AttentionTile& tile_;
+  const AttentionItem* const next_;
   const Workspace& work_;
   const int num_rows_;
   const int64_t value_stride_;
   const bool paged_;
   int chunk_rows_ = kTileRows;
+  Ahead ahead_;  ///< pages of the next span, while an unpacked one is worked on
 };

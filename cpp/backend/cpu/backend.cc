@@ -4,7 +4,6 @@
 
 #include "backend/cpu/kv_layout.h"
 #include "backend/cpu/linear_pack.h"
-#include "backend/cpu/memory.h"
 #include "backend/cpu/ops.h"
 #include "backend/cpu/stream.h"
 #include "core/check.h"
@@ -14,8 +13,9 @@ namespace quire::cpu {
 namespace {
 
 const Ops* checked_ops(Isa isa) {
-  QUIRE_REQUIRE(isa_supported(isa), ErrorKind::kUnsupported, "[cpu backend] this processor lacks an instruction set: ",
-                "wanted=", isa_name(isa), ", best here=", isa_name(best_isa()), "; device \"cpu\" takes the best");
+  QUIRE_REQUIRE(isa_supported(isa), ErrorKind::kUnsupported,
+                "[cpu backend] this processor lacks an instruction set: ", "wanted=", isa_name(isa),
+                ", best here=", isa_name(best_isa()), "; device \"cpu\" takes the best");
   return &ops_of(isa);
 }
 
@@ -32,7 +32,7 @@ std::unique_ptr<Stream> CpuBackend::create_stream() {
 }
 
 Buffer CpuBackend::allocate(size_t bytes, MemoryKind kind) {
-  return allocate_memory(bytes, kind);
+  return kind == MemoryKind::kWeights ? weights_.allocate(bytes) : allocate_memory(bytes, kind);
 }
 
 void CpuBackend::copy_to_device(void* destination, const void* source, size_t bytes, Stream&) {
@@ -46,7 +46,7 @@ void CpuBackend::copy_to_host(void* destination, const void* source, size_t byte
 PackedLinear CpuBackend::pack_linear(const LinearSource& source, Stream& stream) {
   const PackedShape shape = packed_shape(source);
   PackedLinear packed{.n = shape.n, .k = shape.k, .dtype = source.dtype, .data = {}};
-  packed.data = allocate_memory(static_cast<size_t>(shape.bytes), MemoryKind::kWeights);
+  packed.data = weights_.allocate(static_cast<size_t>(shape.bytes));
   pack_panels(source, packed, as_cpu(stream).pool());
   return packed;
 }

@@ -5,6 +5,7 @@
 
 #include "backend/backend.h"
 #include "backend/cpu/cpu_features.h"
+#include "backend/cpu/memory.h"
 #include "core/thread_pool.h"
 
 namespace quire::cpu {
@@ -33,6 +34,7 @@ class CpuBackend final : public Backend {
   Isa isa_;
   const Ops* ops_;
   ThreadPool pool_;
+  WeightArena weights_;
 };
 
 }  // namespace quire::cpu

@@ -2,6 +2,7 @@
 
 #include <sys/mman.h>
 
+#include <cstddef>
 #include <cstdlib>
 
 #include "core/check.h"
@@ -12,17 +13,19 @@ namespace {
 
 constexpr size_t kAlignment = 64;
 constexpr size_t kHugePage = 2 << 20;
+constexpr size_t kArenaChunk = 16 << 20;
 
 constexpr size_t round_up(size_t bytes, size_t multiple) {
   return (bytes + multiple - 1) / multiple * multiple;
 }
 
 [[noreturn]] void throw_out_of_memory(size_t bytes) {
-  throw Error(ErrorKind::kOutOfMemory,
-              detail::join_message("[cpu backend] out of memory: wanted=", bytes >> 20, " MiB, available=",
-                                   available_host_memory() >> 20,
-                                   " MiB; choose a smaller model, a smaller dtype, a smaller max_model_len or a smaller "
-                                   "KV cache"));
+  throw Error(
+      ErrorKind::kOutOfMemory,
+      detail::join_message("[cpu backend] out of memory: wanted=", bytes >> 20,
+                           " MiB, available=", available_host_memory() >> 20,
+                           " MiB; choose a smaller model, a smaller dtype, a smaller max_model_len or a smaller "
+                           "KV cache"));
 }
 
 Buffer allocate_small(size_t bytes) {
@@ -57,6 +60,18 @@ Buffer allocate_memory(size_t bytes, MemoryKind kind) {
   // Not huge for the KV cache: its blocks are touched one by one, and most may never be.
   if (kind == MemoryKind::kKvCache) return allocate_pages(bytes, false);
   return large ? allocate_pages(bytes, true) : allocate_small(bytes);
+}
+
+Buffer WeightArena::allocate(size_t bytes) {
+  if (bytes >= kArenaChunk) return allocate_memory(bytes, MemoryKind::kWeights);
+  const size_t padded_bytes = round_up(bytes, kAlignment);
+  if (chunk_ == nullptr || used_ + padded_bytes > chunk_->bytes()) {
+    chunk_ = std::make_shared<const Buffer>(allocate_memory(kArenaChunk, MemoryKind::kWeights));
+    used_ = 0;
+  }
+  void* const data = static_cast<std::byte*>(chunk_->data()) + used_;
+  used_ += padded_bytes;
+  return {data, bytes, [chunk = chunk_](void*, size_t) {}};
 }
 
 }  // namespace quire::cpu

@@ -27,7 +27,7 @@ ChunkSum sum_chunk(const float* x, int64_t size, float scale, float* group_best)
   Vec sum = broadcast(0.0f);
   for (int64_t i = 0; i < size; i += kLanes) {
     const Vec value = load_logits(x + i, lanes_left(size - i));
-    sum = sum + exp((value - broadcast(chunk.best)) * broadcast(scale));
+    sum = sum + exp_below_88((value - broadcast(chunk.best)) * broadcast(scale));
   }
   chunk.sum = reduce_add(sum);
   return chunk;
@@ -36,7 +36,7 @@ ChunkSum sum_chunk(const float* x, int64_t size, float scale, float* group_best)
 void weigh(const float* x, int64_t size, float scale, float best, float* out) {
   for (int64_t i = 0; i < size; i += kLanes) {
     const int lanes = lanes_left(size - i);
-    store_lanes(out + i, exp((load_lanes(x + i, lanes) - broadcast(best)) * broadcast(scale)), lanes);
+    store_lanes(out + i, exp_below_88((load_lanes(x + i, lanes) - broadcast(best)) * broadcast(scale)), lanes);
   }
 }
 

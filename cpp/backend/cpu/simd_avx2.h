@@ -120,6 +120,11 @@ inline float reduce_max(Vec a) {
   return _mm_cvtss_f32(_mm_max_ss(best, _mm_movehdup_ps(best)));
 }
 
+/// Bring the line of that address nearer, if it is mapped at all.
+inline void prefetch(const void* p) {
+  _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0);
+}
+
 inline Vec load(const float* p) {
   return {_mm256_loadu_ps(p)};
 }

@@ -111,6 +111,10 @@ inline float reduce_max(Vec a) {
   return _mm_cvtss_f32(_mm_max_ss(best, _mm_movehdup_ps(best)));
 }
 
+inline void prefetch(const void* p) {
+  _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0);
+}
+
 inline Vec load(const float* p) {
   return {_mm512_loadu_ps(p)};
 }

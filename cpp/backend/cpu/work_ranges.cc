@@ -37,7 +37,8 @@ WorkRanges::Range WorkRanges::take(int worker, int64_t most) {
   return {};
 }
 
-/// Move half of the largest share to this worker's, which is empty, so nobody else writes to it. False if all are empty.
+/// Move half of the largest share to this worker's, which is empty, so nobody else writes to it. False if all are
+/// empty.
 bool WorkRanges::steal(int worker) {
   while (true) {
     Share* victim = nullptr;

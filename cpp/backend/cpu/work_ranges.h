@@ -6,9 +6,10 @@
 
 namespace quire::cpu {
 
-/// Numbers [0, count) dealt out evenly to workers: each takes its own in order, which keeps it on one stretch of memory,
-/// and whoever has none left takes half of what the slowest still has, so that a worker that was held up does not hold
-/// up the others.
+/// Numbers [0, count) dealt out evenly to workers: each takes its own in order, which keeps it on one stretch of
+/// memory, and whoever has none left takes half of what the slowest still has, so that a worker that was held up does
+/// not hold up the others.
+///
 /// Thread safety: deal() by one thread before the workers start; take() by every worker with its own number.
 class WorkRanges {
  public:

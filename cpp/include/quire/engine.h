@@ -62,7 +62,7 @@ struct EngineStats {
   int64_t num_free_blocks = 0;  ///< cached but unused blocks count as free
   int64_t num_steps = 0;
   int64_t num_preemptions = 0;
-  int64_t num_prompt_tokens = 0;  ///< computed, not found in the cache
+  int64_t num_prompt_tokens = 0;  ///< computed, not found in the cache; again after a preemption
   int64_t num_cached_tokens = 0;  ///< found in the prefix cache
   int64_t num_generated_tokens = 0;
   int64_t num_finished_requests = 0;

@@ -23,6 +23,9 @@ class Detokenizer {
   /// What finish() would append now.
   virtual std::string pending() const = 0;
 
+  /// Whether text is held back that consists of whole characters, rather than a character's first bytes.
+  virtual bool holds_characters() const = 0;
+
   /// End the sequence: append the rest to `out`. Everything appended together equals Vocabulary::decode of all ids.
   virtual void finish(std::string& out) = 0;
 };

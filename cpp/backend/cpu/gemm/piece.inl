@@ -10,7 +10,7 @@
 constexpr int64_t kRowsPerBlock = 120 / kTileRows * kTileRows;
 constexpr int64_t kMaxDepth = 2048;
 /// For a panel that is read once: far enough ahead to cover the latency of memory.
-constexpr int64_t kPrefetchBytes = 4096;
+constexpr int64_t kPrefetchBytes = 6144;
 
 using TileFn = void (*)(const Tile& tile);
 
@@ -46,7 +46,8 @@ class PieceRun {
 
   /// All rows times one panel, over a range of k.
   void compute_depth(int64_t panel, int64_t begin, int64_t end) {
-    static constexpr auto kFull = tile_functions<32 / kLanes, Weight>(std::make_integer_sequence<int, kFullPanelRows>());
+    static constexpr auto kFull =
+        tile_functions<32 / kLanes, Weight>(std::make_integer_sequence<int, kFullPanelRows>());
     if (full_panel_) {
       for (int64_t tile = 0; tile < tiles_; ++tile) compute_tile_at(tile, panel, 0, begin, end, kFull);
       return;

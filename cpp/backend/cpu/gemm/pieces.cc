@@ -24,12 +24,12 @@ int useful_workers(const LinearArgs& args, int workers) {
   return static_cast<int>(std::clamp<int64_t>(std::max(bytes / kBytesPerWorker, work / kWorkPerWorker), 1, workers));
 }
 
-/// Rows of a block: as many as the kernel takes, unless that leaves workers without any.
+/// Rows of a block: as many as the kernel takes, evenly, unless that leaves workers without any.
 int64_t rows_per_block(const LinearArgs& args, const LinearKernel& kernel, int workers) {
   const int64_t rows = args.x.shape[0];
-  const int64_t panels = panel_count(args.weight->n);
   const int64_t blocks = ceil_div(rows, kernel.rows_per_block);
-  return blocks * panels >= 2 * workers ? kernel.rows_per_block : std::min(rows, kernel.rows_per_tile);
+  if (blocks * panel_count(args.weight->n) < 2 * workers) return kernel.rows_per_tile;
+  return ceil_div(ceil_div(rows, blocks), kernel.rows_per_tile) * kernel.rows_per_tile;
 }
 
 }  // namespace

@@ -1,0 +1,382 @@
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <bit>
+#include <cmath>
+#include <cstring>
+#include <memory>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "backend/cpu/cpu_features.h"
+#include "backend/registry.h"
+#include "quire/error.h"
+
+namespace quire {
+namespace {
+
+using cpu::Isa;
+
+/// A matrix in host memory whose rows may be further apart than they are long.
+class Matrix {
+ public:
+  Matrix(DType dtype, int64_t rows, int64_t columns, int64_t stride = 0)
+      : dtype_(dtype), rows_(rows), columns_(columns), stride_(stride > 0 ? stride : columns) {
+    bytes_.resize(static_cast<size_t>(rows * stride_ * dtype_bytes(dtype)), std::byte{0x7f});
+  }
+
+  static Matrix random(DType dtype, int64_t rows, int64_t columns, uint32_t seed, int64_t stride = 0) {
+    Matrix matrix(dtype, rows, columns, stride);
+    std::mt19937 generator(seed);
+    std::normal_distribution<float> normal;
+    for (int64_t row = 0; row < rows; ++row) {
+      for (int64_t column = 0; column < columns; ++column) matrix.set(row, column, normal(generator));
+    }
+    return matrix;
+  }
+
+  Tensor tensor() {
+    Tensor view(bytes_.data(), dtype_, {rows_, columns_});
+    view.strides[0] = stride_;
+    return view;
+  }
+
+  float get(int64_t row, int64_t column) const {
+    const std::byte* const at = bytes_.data() + (row * stride_ + column) * dtype_bytes(dtype_);
+    if (dtype_ == DType::kFloat32) return read<float>(at);
+    return dtype_ == DType::kBFloat16 ? to_float(read<BFloat16>(at)) : to_float(read<Float16>(at));
+  }
+
+  void set(int64_t row, int64_t column, float value) {
+    std::byte* const at = bytes_.data() + (row * stride_ + column) * dtype_bytes(dtype_);
+    if (dtype_ == DType::kFloat32) return write(at, value);
+    return dtype_ == DType::kBFloat16 ? write(at, to_bfloat16(value)) : write(at, to_float16(value));
+  }
+
+ private:
+  template <typename T>
+  static T read(const std::byte* from) {
+    T value;
+    std::memcpy(&value, from, sizeof(value));
+    return value;
+  }
+  template <typename T>
+  static void write(std::byte* to, T value) {
+    std::memcpy(to, &value, sizeof(value));
+  }
+
+  DType dtype_;
+  int64_t rows_;
+  int64_t columns_;
+  int64_t stride_;
+  std::vector<std::byte> bytes_;
+};
+
+std::vector<Isa> isas_here() {
+  std::vector<Isa> isas;
+  for (const Isa isa : {Isa::kPortable, Isa::kAvx2, Isa::kAvx512}) {
+    if (cpu::isa_supported(isa)) isas.push_back(isa);
+  }
+  return isas;
+}
+
+std::string device(Isa isa) {
+  return "cpu:" + std::string(cpu::isa_name(isa));
+}
+
+/// One product and what it is added to.
+struct Problem {
+  Problem(int64_t tokens, int64_t n, int64_t k, DType dtype)
+      : x(Matrix::random(DType::kFloat32, tokens, k, 1, k + 3)),
+        weight(Matrix::random(dtype, n, k, 2)),
+        bias(Matrix::random(DType::kFloat32, 1, n, 3)),
+        residual(Matrix::random(DType::kFloat32, tokens, n, 4, n + 5)) {}
+
+  LinearSource source() {
+    LinearSource source;
+    source.parts = {weight.tensor()};
+    source.dtype = weight.tensor().dtype;
+    return source;
+  }
+
+  Matrix x;
+  Matrix weight;
+  Matrix bias;
+  Matrix residual;
+  bool with_bias = true;
+  bool with_residual = true;
+};
+
+/// The op, run on rows [first, first + count) of the problem.
+Matrix run(Problem& problem, const PackedLinear& packed, Backend& backend, int64_t first, int64_t count) {
+  const int64_t n = packed.n;
+  Matrix out(DType::kFloat32, count, n, n + 1);
+  const std::unique_ptr<Stream> stream = backend.create_stream();
+  LinearArgs args;
+  args.x = problem.x.tensor().rows(first, count);
+  args.weight = &packed;
+  if (problem.with_bias) {
+    args.bias = problem.bias.tensor();
+    args.bias.rank = 1;
+    args.bias.shape = {n};
+    args.bias.strides = {1};
+  }
+  if (problem.with_residual) args.residual = problem.residual.tensor().rows(first, count);
+  args.out = out.tensor();
+  backend.ops().linear(args, *stream);
+  stream->synchronize();
+  return out;
+}
+
+Matrix run(Problem& problem, Backend& backend) {
+  const std::unique_ptr<Stream> stream = backend.create_stream();
+  const PackedLinear packed = backend.pack_linear(problem.source(), *stream);
+  return run(problem, packed, backend, 0, problem.x.tensor().shape[0]);
+}
+
+/// The order of operations that ops/linear.h promises, written down plainly.
+float expected(const Problem& problem, const Matrix& weight, int64_t row, int64_t column, int64_t k) {
+  float sum = 0.0f;
+  for (int64_t i = 0; i < k; ++i) sum = std::fma(problem.x.get(row, i), weight.get(column, i), sum);
+  if (problem.with_bias) sum += problem.bias.get(0, column);
+  if (problem.with_residual) sum += problem.residual.get(row, column);
+  return sum;
+}
+
+/// Exact equality, that of the sign of zero included.
+void expect_same_bits(float got, float wanted, int64_t row, int64_t column) {
+  ASSERT_EQ(std::bit_cast<uint32_t>(got), std::bit_cast<uint32_t>(wanted))
+      << "row " << row << ", column " << column << ": got " << got << ", expected " << wanted;
+}
+
+void expect_canonical(const Matrix& out, const Problem& problem, const Matrix& weight, int64_t tokens, int64_t n,
+                      int64_t k) {
+  for (int64_t row = 0; row < tokens; ++row) {
+    for (int64_t column = 0; column < n; ++column) {
+      expect_same_bits(out.get(row, column), expected(problem, weight, row, column, k), row, column);
+    }
+  }
+}
+
+struct Case {
+  Isa isa;
+  DType dtype;
+};
+
+class LinearTest : public testing::TestWithParam<Case> {
+ protected:
+  std::unique_ptr<Backend> backend_ = create_backend(device(GetParam().isa), 2);
+};
+
+TEST_P(LinearTest, every_row_count_gives_the_sequential_sum) {
+  constexpr int64_t kN = 83;
+  constexpr int64_t kK = 45;
+  for (int64_t tokens = 1; tokens <= 31; ++tokens) {
+    Problem problem(tokens, kN, kK, GetParam().dtype);
+    expect_canonical(run(problem, *backend_), problem, problem.weight, tokens, kN, kK);
+  }
+}
+
+TEST_P(LinearTest, every_width_gives_the_sequential_sum) {
+  for (const int64_t n : {1, 15, 16, 17, 31, 32, 33, 64, 100, 577}) {
+    Problem problem(7, n, 19, GetParam().dtype);
+    expect_canonical(run(problem, *backend_), problem, problem.weight, 7, n, 19);
+  }
+}
+
+TEST_P(LinearTest, every_depth_gives_the_sequential_sum) {
+  for (const int64_t k : {1, 2, 31, 32, 33, 64, 513}) {
+    Problem problem(17, 40, k, GetParam().dtype);
+    expect_canonical(run(problem, *backend_), problem, problem.weight, 17, 40, k);
+  }
+}
+
+TEST_P(LinearTest, sums_cut_into_parts_give_the_sequential_sum) {
+  constexpr int64_t kK = 4100;
+  Problem problem(18, 34, kK, GetParam().dtype);
+  expect_canonical(run(problem, *backend_), problem, problem.weight, 18, 34, kK);
+}
+
+TEST_P(LinearTest, several_blocks_of_rows_give_the_sequential_sum) {
+  Problem problem(251, 37, 16, GetParam().dtype);
+  expect_canonical(run(problem, *backend_), problem, problem.weight, 251, 37, 16);
+}
+
+TEST_P(LinearTest, bias_and_residual_may_be_absent) {
+  for (const bool with_bias : {false, true}) {
+    for (const bool with_residual : {false, true}) {
+      Problem problem(5, 50, 33, GetParam().dtype);
+      problem.with_bias = with_bias;
+      problem.with_residual = with_residual;
+      expect_canonical(run(problem, *backend_), problem, problem.weight, 5, 50, 33);
+    }
+  }
+}
+
+TEST_P(LinearTest, residual_may_be_the_output) {
+  constexpr int64_t kTokens = 20;
+  constexpr int64_t kN = 45;
+  constexpr int64_t kK = 2100;
+  Problem problem(kTokens, kN, kK, GetParam().dtype);
+  const Matrix apart = run(problem, *backend_);
+
+  const std::unique_ptr<Stream> stream = backend_->create_stream();
+  const PackedLinear packed = backend_->pack_linear(problem.source(), *stream);
+  LinearArgs args;
+  args.x = problem.x.tensor();
+  args.weight = &packed;
+  args.bias = problem.bias.tensor();
+  args.residual = problem.residual.tensor();
+  args.out = problem.residual.tensor();
+  backend_->ops().linear(args, *stream);
+  for (int64_t row = 0; row < kTokens; ++row) {
+    for (int64_t column = 0; column < kN; ++column) {
+      expect_same_bits(problem.residual.get(row, column), apart.get(row, column), row, column);
+    }
+  }
+}
+
+TEST_P(LinearTest, a_row_does_not_depend_on_its_neighbours_nor_on_threads) {
+  constexpr int64_t kTokens = 130;
+  constexpr int64_t kN = 200;
+  Problem problem(kTokens, kN, 64, GetParam().dtype);
+  const Matrix together = run(problem, *backend_);
+  for (const int threads : {1, 3}) {
+    const std::unique_ptr<Backend> other = create_backend(device(GetParam().isa), threads);
+    const std::unique_ptr<Stream> stream = other->create_stream();
+    const PackedLinear packed = other->pack_linear(problem.source(), *stream);
+    for (const int64_t chunk : {1, 7, 40}) {
+      for (int64_t first = 0; first < kTokens; first += chunk) {
+        const int64_t count = std::min(chunk, kTokens - first);
+        const Matrix part = run(problem, packed, *other, first, count);
+        for (int64_t row = 0; row < count; ++row) {
+          for (int64_t column = 0; column < kN; ++column) {
+            expect_same_bits(part.get(row, column), together.get(first + row, column), first + row, column);
+          }
+        }
+      }
+    }
+  }
+}
+
+TEST_P(LinearTest, nothing_beside_the_output_is_written) {
+  constexpr int64_t kN = 33;
+  Problem problem(15, kN, 8, GetParam().dtype);
+  const Matrix out = run(problem, *backend_);
+  const Matrix untouched(DType::kFloat32, 15, kN, kN + 1);
+  for (int64_t row = 0; row + 1 < 15; ++row) {
+    expect_same_bits(out.get(row, kN), untouched.get(row, kN), row, kN);  // between one row and the next
+  }
+}
+
+TEST_P(LinearTest, a_row_that_is_not_finite_leaves_the_others_alone) {
+  Problem problem(16, 70, 24, GetParam().dtype);
+  const Matrix clean = run(problem, *backend_);
+  problem.x.set(5, 3, std::nanf(""));
+  const Matrix out = run(problem, *backend_);
+  for (int64_t column = 0; column < 70; ++column) {
+    EXPECT_TRUE(std::isnan(out.get(5, column)));
+    for (const int64_t row : {0, 4, 6, 15}) expect_same_bits(out.get(row, column), clean.get(row, column), row, column);
+  }
+}
+
+TEST_P(LinearTest, no_rows_are_no_work) {
+  Problem problem(1, 40, 8, GetParam().dtype);
+  const std::unique_ptr<Stream> stream = backend_->create_stream();
+  const PackedLinear packed = backend_->pack_linear(problem.source(), *stream);
+  const Matrix out = run(problem, packed, *backend_, 0, 0);
+  EXPECT_EQ(packed.n, 40);
+}
+
+TEST_P(LinearTest, parts_are_stacked_and_may_be_strided) {
+  Problem problem(3, 91, 20, GetParam().dtype);
+  const Matrix whole = run(problem, *backend_);
+  Matrix spread(GetParam().dtype, 91, 20, 29);
+  for (int64_t row = 0; row < 91; ++row) {
+    for (int64_t column = 0; column < 20; ++column) spread.set(row, column, problem.weight.get(row, column));
+  }
+  const std::unique_ptr<Stream> stream = backend_->create_stream();
+  LinearSource source;
+  source.dtype = GetParam().dtype;
+  source.parts = {spread.tensor().rows(0, 40), spread.tensor().rows(40, 1), spread.tensor().rows(41, 50)};
+  const PackedLinear packed = backend_->pack_linear(source, *stream);
+  ASSERT_EQ(packed.n, 91);
+  const Matrix out = run(problem, packed, *backend_, 0, 3);
+  expect_canonical(out, problem, problem.weight, 3, 91, 20);
+  expect_canonical(whole, problem, problem.weight, 3, 91, 20);
+}
+
+TEST_P(LinearTest, a_transposed_source_gives_the_same) {
+  constexpr int64_t kN = 70;
+  constexpr int64_t kK = 41;
+  Problem problem(4, kN, kK, GetParam().dtype);
+  Matrix turned(GetParam().dtype, kK, kN, kN + 2);
+  for (int64_t row = 0; row < kN; ++row) {
+    for (int64_t column = 0; column < kK; ++column) turned.set(column, row, problem.weight.get(row, column));
+  }
+  const std::unique_ptr<Stream> stream = backend_->create_stream();
+  LinearSource source;
+  source.dtype = GetParam().dtype;
+  source.transposed = true;
+  source.parts = {turned.tensor().columns(0, 30), turned.tensor().columns(30, 40)};
+  const PackedLinear packed = backend_->pack_linear(source, *stream);
+  ASSERT_EQ(packed.n, kN);
+  ASSERT_EQ(packed.k, kK);
+  expect_canonical(run(problem, packed, *backend_, 0, 4), problem, problem.weight, 4, kN, kK);
+}
+
+TEST_P(LinearTest, a_source_of_another_type_is_rounded_to_the_one_wanted) {
+  constexpr int64_t kN = 35;
+  constexpr int64_t kK = 21;
+  for (const DType stored : {DType::kFloat32, DType::kBFloat16, DType::kFloat16}) {
+    Problem problem(2, kN, kK, stored);
+    Matrix rounded(GetParam().dtype, kN, kK);
+    for (int64_t row = 0; row < kN; ++row) {
+      for (int64_t column = 0; column < kK; ++column) rounded.set(row, column, problem.weight.get(row, column));
+    }
+    const std::unique_ptr<Stream> stream = backend_->create_stream();
+    LinearSource source = problem.source();
+    source.dtype = GetParam().dtype;
+    const PackedLinear packed = backend_->pack_linear(source, *stream);
+    expect_canonical(run(problem, packed, *backend_, 0, 2), problem, rounded, 2, kN, kK);
+  }
+}
+
+TEST_P(LinearTest, weights_keep_the_size_of_their_stored_type) {
+  Problem problem(1, 64, 100, GetParam().dtype);
+  const std::unique_ptr<Stream> stream = backend_->create_stream();
+  const PackedLinear packed = backend_->pack_linear(problem.source(), *stream);
+  EXPECT_EQ(packed.dtype, GetParam().dtype);
+  EXPECT_EQ(packed.data.bytes(), static_cast<size_t>(64 * 100 * dtype_bytes(GetParam().dtype)));
+}
+
+TEST_P(LinearTest, a_type_without_a_kernel_is_refused) {
+  const std::unique_ptr<Stream> stream = backend_->create_stream();
+  std::vector<int8_t> bytes(64);
+  LinearSource source;
+  source.parts = {Tensor(bytes.data(), DType::kInt8, {8, 8})};
+  source.dtype = GetParam().dtype;
+  try {
+    backend_->pack_linear(source, *stream);
+    FAIL() << "packed int8";
+  } catch (const Error& error) {
+    EXPECT_EQ(error.kind(), ErrorKind::kUnsupported);
+    EXPECT_NE(std::string(error.what()).find("dtype=int8"), std::string::npos) << error.what();
+  }
+}
+
+std::vector<Case> cases() {
+  std::vector<Case> all;
+  for (const Isa isa : isas_here()) {
+    for (const DType dtype : {DType::kFloat32, DType::kBFloat16, DType::kFloat16}) all.push_back({isa, dtype});
+  }
+  return all;
+}
+
+INSTANTIATE_TEST_SUITE_P(isas, LinearTest, testing::ValuesIn(cases()), [](const auto& info) {
+  return std::string(cpu::isa_name(info.param.isa)) + "_" + std::string(dtype_name(info.param.dtype));
+});
+
+}  // namespace
+}  // namespace quire

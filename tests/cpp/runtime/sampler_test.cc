@@ -1,0 +1,94 @@
+#include "runtime/sampler.h"
+
+#include <gtest/gtest.h>
+
+#include <set>
+#include <vector>
+
+namespace quire {
+namespace {
+
+const std::vector<int32_t> kTokens = {10, 11, 12, 20, 21};  // three of prompt, two of output
+const std::vector<int32_t> kEndIds = {2, 7};
+
+SamplerState state_of(const SamplingParams& params) {
+  return {.params = params, .tokens = kTokens, .num_prompt_tokens = 3, .end_ids = kEndIds, .seed = 99, .index = 4};
+}
+
+TEST(NextTokenRow, passes_every_parameter_on) {
+  const SamplingParams params{.presence_penalty = 0.5f,
+                              .frequency_penalty = 0.25f,
+                              .repetition_penalty = 1.5f,
+                              .temperature = 0.7f,
+                              .top_p = 0.9f,
+                              .top_k = 40,
+                              .min_p = 0.05f,
+                              .logprobs = 3,
+                              .logit_bias = {{5, -1.0f}}};
+  const SampleRow row = next_token_row(state_of(params), LogprobsMode::kProcessed);
+  EXPECT_EQ(row.temperature, 0.7f);
+  EXPECT_EQ(row.top_p, 0.9f);
+  EXPECT_EQ(row.top_k, 40);
+  EXPECT_EQ(row.min_p, 0.05f);
+  EXPECT_EQ(row.presence_penalty, 0.5f);
+  EXPECT_EQ(row.frequency_penalty, 0.25f);
+  EXPECT_EQ(row.repetition_penalty, 1.5f);
+  EXPECT_EQ(row.num_logprobs, 3);
+  EXPECT_EQ(row.logit_bias.size(), 1u);
+  EXPECT_EQ(row.given_token, -1);
+  EXPECT_FALSE(row.raw_logprobs);
+}
+
+TEST(NextTokenRow, splits_prompt_from_output_and_keys_the_draw_by_seed_sequence_and_position) {
+  const SampleRow row = next_token_row(state_of({}), LogprobsMode::kRaw);
+  EXPECT_EQ(std::vector<int32_t>(row.prompt_ids.begin(), row.prompt_ids.end()), (std::vector<int32_t>{10, 11, 12}));
+  EXPECT_EQ(std::vector<int32_t>(row.output_ids.begin(), row.output_ids.end()), (std::vector<int32_t>{20, 21}));
+  EXPECT_EQ(row.seed, 99u);
+  EXPECT_EQ(row.sequence, 4u);
+  EXPECT_EQ(row.position, 5u);
+  EXPECT_EQ(row.num_logprobs, -1);
+  EXPECT_TRUE(row.raw_logprobs);
+}
+
+TEST(NextTokenRow, masks_end_ids_until_min_tokens_are_there) {
+  EXPECT_TRUE(next_token_row(state_of({.min_tokens = 2}), LogprobsMode::kProcessed).masked_ids.empty());
+  EXPECT_EQ(next_token_row(state_of({.min_tokens = 3}), LogprobsMode::kProcessed).masked_ids.size(), 2u);
+}
+
+TEST(NextTokenRow, switches_truncation_off_where_the_best_token_is_taken) {
+  const SamplingParams params{.temperature = 1e-6f, .top_p = 0.1f, .top_k = 1, .min_p = 0.9f};
+  const SampleRow row = next_token_row(state_of(params), LogprobsMode::kProcessed);
+  EXPECT_EQ(row.temperature, 0.0f);
+  EXPECT_EQ(row.top_p, 1.0f);
+  EXPECT_EQ(row.top_k, -1);
+  EXPECT_EQ(row.min_p, 0.0f);
+}
+
+TEST(PromptTokenRow, asks_for_the_given_token_without_penalties_biases_or_masks) {
+  const SamplingParams params{.presence_penalty = 1.0f,
+                              .repetition_penalty = 2.0f,
+                              .temperature = 0.5f,
+                              .min_tokens = 1,
+                              .prompt_logprobs = 2,
+                              .logit_bias = {{5, -1.0f}}};
+  const SampleRow row = prompt_token_row(params, 42, LogprobsMode::kProcessed);
+  EXPECT_EQ(row.given_token, 42);
+  EXPECT_EQ(row.num_logprobs, 2);
+  EXPECT_EQ(row.temperature, 0.5f);
+  EXPECT_EQ(row.presence_penalty, 0.0f);
+  EXPECT_EQ(row.repetition_penalty, 1.0f);
+  EXPECT_TRUE(row.masked_ids.empty());
+  EXPECT_TRUE(row.logit_bias.empty());
+}
+
+TEST(DeriveSeed, repeats_for_equal_input_and_differs_for_neighbours) {
+  EXPECT_EQ(derive_seed(3, 5), derive_seed(3, 5));
+  std::set<uint64_t> seen;
+  for (int64_t engine = -8; engine < 8; ++engine) {
+    for (uint64_t request = 0; request < 64; ++request) seen.insert(derive_seed(engine, request));
+  }
+  EXPECT_EQ(seen.size(), 16u * 64u);
+}
+
+}  // namespace
+}  // namespace quire

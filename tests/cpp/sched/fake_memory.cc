@@ -1,0 +1,52 @@
+#include "sched/fake_memory.h"
+
+#include <algorithm>
+
+namespace quire {
+
+namespace {
+
+uint64_t scramble(uint64_t value) {
+  value = (value ^ (value >> 31)) * 0x7fb5d329728ea185u;
+  value = (value ^ (value >> 27)) * 0x81dadef4bc2dd44du;
+  return value ^ (value >> 33);
+}
+
+}  // namespace
+
+FakeMemory::FakeMemory(int32_t num_blocks, int32_t block_size)
+    : block_size_(static_cast<size_t>(block_size)), slots_(static_cast<size_t>(num_blocks) * block_size_, 0) {}
+
+uint64_t FakeMemory::value_after(uint64_t before, int32_t token) {
+  return scramble(before * 31 + static_cast<uint64_t>(token) + 1);
+}
+
+uint64_t FakeMemory::spoiled(SequenceId id, int32_t position) {
+  return scramble(~((id << 32) + static_cast<uint64_t>(position)));
+}
+
+size_t FakeMemory::slot(std::span<const int32_t> blocks, int32_t position) const {
+  const auto index = static_cast<size_t>(position);
+  return static_cast<size_t>(blocks[index / block_size_]) * block_size_ + index % block_size_;
+}
+
+uint64_t FakeMemory::read(std::span<const int32_t> blocks, int32_t position) const {
+  return slots_[slot(blocks, position)];
+}
+
+void FakeMemory::execute(const StepPlan& plan, const std::function<bool(SequenceId)>& is_spoiled) {
+  for (const BlockCopy& copy : plan.copies) {
+    std::copy_n(slots_.begin() + static_cast<ptrdiff_t>(static_cast<size_t>(copy.from) * block_size_), block_size_,
+                slots_.begin() + static_cast<ptrdiff_t>(static_cast<size_t>(copy.to) * block_size_));
+  }
+  for (const PlannedSequence& planned : plan.sequences) {
+    const bool spoil = is_spoiled(planned.id);
+    for (int32_t position = planned.start; position < planned.start + planned.num_tokens; ++position) {
+      const uint64_t before = position == 0 ? 0 : read(planned.blocks, position - 1);
+      slots_[slot(planned.blocks, position)] =
+          spoil ? spoiled(planned.id, position) : value_after(before, planned.tokens[static_cast<size_t>(position)]);
+    }
+  }
+}
+
+}  // namespace quire

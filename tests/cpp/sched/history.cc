@@ -1,0 +1,301 @@
+#include "sched/history.h"
+
+#include <algorithm>
+#include <iterator>
+#include <optional>
+#include <stdexcept>
+#include <utility>
+
+#include "core/check.h"
+#include "kv/layout.h"
+
+namespace quire {
+
+namespace {
+
+constexpr size_t kMostLive = 24;
+
+template <typename... Parts>
+void require(bool condition, const Parts&... parts) {
+  if (!condition) throw std::runtime_error(detail::join_message(parts...));
+}
+
+SchedulerConfig any_config(std::mt19937_64& random) {
+  constexpr int32_t kBlockSizes[] = {1, 2, 3, 4, 8, 16};
+  constexpr int32_t kBudgets[] = {1, 2, 3, 5, 8, 16, 16, 40, 40, 200};
+  SchedulerConfig config;
+  config.block_size = kBlockSizes[random() % std::size(kBlockSizes)];
+  const uint64_t num_pool_sizes = random() % 2 == 0 ? 9 : 57;
+  config.num_blocks = 8 + static_cast<int32_t>(random() % num_pool_sizes);
+  config.max_num_seqs = 1 + static_cast<int32_t>(random() % 12);
+  config.max_num_batched_tokens = kBudgets[random() % std::size(kBudgets)];
+  const auto most = static_cast<uint64_t>(
+      std::min<int64_t>(tokens_for_blocks(config.num_blocks, config.block_size), random() % 2 == 0 ? 200 : 60));
+  config.max_model_len = 2 + static_cast<int32_t>(random() % (most - 1));
+  config.enable_prefix_caching = random() % 4 != 0;
+  config.hash_seed = random();
+  return config;
+}
+
+}  // namespace
+
+History::History(uint64_t seed)
+    : random_(seed),
+      config_(any_config(random_)),
+      scheduler_(config_),
+      memory_(config_.num_blocks, config_.block_size) {
+  for (int stem = 0; stem < 3; ++stem) {
+    auto& tokens = stems_.emplace_back();
+    for (int32_t i = 0; i < config_.max_model_len; ++i) tokens.push_back(between(0, 2));
+  }
+}
+
+std::string History::describe() const {
+  return detail::join_message(
+      "block_size=", config_.block_size, ", num_blocks=", config_.num_blocks, ", max_num_seqs=", config_.max_num_seqs,
+      ", max_num_batched_tokens=", config_.max_num_batched_tokens, ", max_model_len=", config_.max_model_len,
+      ", enable_prefix_caching=", config_.enable_prefix_caching);
+}
+
+int32_t History::between(int32_t first, int32_t last) {
+  return first + static_cast<int32_t>(below(static_cast<uint64_t>(last - first) + 1));
+}
+
+void History::run(int64_t num_operations) {
+  const int64_t end = counts_.operations + num_operations;
+  while (counts_.operations < end) any_operation();
+}
+
+void History::any_operation() {
+  const uint64_t choice = below(100);
+  if (records_.empty() || (choice < 15 && records_.size() < kMostLive)) {
+    add();
+  } else if (choice < 16 && chance(2)) {
+    remove(std::next(records_.begin(), static_cast<ptrdiff_t>(below(records_.size())))->first);
+  } else if (step_open_) {
+    if (chance(100)) {
+      remove_planned();
+      plan();
+    } else {
+      commit();
+    }
+  } else if (choice > 30 || !serve_one()) {
+    // Mostly all have been served before the next step, as in an engine; sometimes some have not.
+    if (chance(8) || !serve_one()) plan();
+  }
+}
+
+std::vector<int32_t> History::any_prompt() {
+  const int32_t most = config_.max_model_len - 1;
+  const auto& stem = stems_[below(stems_.size())];
+  // Short prompts grow most, and running out of blocks is what they grow into.
+  const int32_t length = between(1, chance(2) ? std::min(most, 4) : most);
+  std::vector<int32_t> prompt(stem.begin(), stem.begin() + length);
+  const int32_t room = most - static_cast<int32_t>(prompt.size());
+  for (int32_t i = between(0, std::min(room, 6)); i > 0; --i) prompt.push_back(between(0, 2));
+  return prompt;
+}
+
+int32_t History::any_final_length(int32_t num_prompt_tokens) {
+  return chance(2) ? config_.max_model_len : between(num_prompt_tokens + 1, config_.max_model_len);
+}
+
+void History::add() {
+  Record record;
+  record.tokens = any_prompt();
+  record.num_prompt_tokens = static_cast<int32_t>(record.tokens.size());
+  record.final_length = any_final_length(record.num_prompt_tokens);
+  record.use_prefix_cache = config_.enable_prefix_caching && !chance(8);
+  const int32_t num_sequences = chance(4) ? between(1, std::min(config_.max_num_seqs, 6)) : 1;
+  record.forks_left = num_sequences - 1;
+  scheduler_.add(next_id_, record.tokens, record.use_prefix_cache, num_sequences);
+  records_.emplace(next_id_++, std::move(record));
+  check("add");
+}
+
+void History::plan() {
+  std::optional<SequenceId> first_arrived;
+  if (!snapshot_.running.empty()) first_arrived = snapshot_.running.front()->id;
+  const StepPlan& plan = scheduler_.plan();
+  step_open_ = true;
+  planned_.clear();
+  spoiled_.clear();
+  note_preemptions();
+  for (const PlannedSequence& planned : plan.sequences) {
+    planned_.push_back(planned.id);
+    if (chance(64)) spoiled_.insert(planned.id);
+    expect(planned);
+  }
+  memory_.execute(plan, [&](SequenceId id) { return spoiled_.contains(id); });
+  counts_.copies += static_cast<int64_t>(plan.copies.size());
+  check("plan");
+  if (const auto found = find_violation(snapshot_, plan)) require(false, *found);
+  int32_t num_idle = 0;
+  for (const Sequence* sequence : snapshot_.running) num_idle += sequence->num_pending() == 0 ? 1 : 0;
+  const auto num_moving = static_cast<int32_t>(plan.sequences.size());
+  require(num_moving == std::min(scheduler_.num_running() - num_idle, config_.max_num_batched_tokens),
+          "not all that could move were planned: planned=", num_moving);
+  require(!first_arrived || (!snapshot_.running.empty() && snapshot_.running.front()->id == first_arrived),
+          "the first arrived was preempted");
+  require(scheduler_.stats().num_preemptions == counts_.preemptions &&
+              scheduler_.stats().num_cached_tokens == counts_.cached_tokens,
+          "wrong stats");
+}
+
+void History::note_preemptions() {
+  for (auto& [id, record] : records_) {
+    const bool running = scheduler_.sequence(id).status == SequenceStatus::kRunning;
+    if (record.running && !running) ++counts_.preemptions;
+    // One that starts (again) now is told apart in expect() by being marked as not running.
+    if (!running) record.running = false;
+  }
+}
+
+void History::expect(const PlannedSequence& planned) {
+  Record& record = records_.at(planned.id);
+  const Sequence& sequence = scheduler_.sequence(planned.id);
+  if (!record.running) {
+    require(record.use_prefix_cache || planned.start == 0, "took blocks against its will: id=", planned.id);
+    require(planned.start % config_.block_size == 0, "took a part of a block: id=", planned.id);
+    // What it took must be what it would have computed.
+    record.values.clear();
+    for (int32_t position = 0; position < planned.start; ++position) {
+      const uint64_t before = position == 0 ? 0 : record.values.back();
+      record.values.push_back(FakeMemory::value_after(before, record.tokens[static_cast<size_t>(position)]));
+    }
+    if (!record.has_run) {
+      counts_.cached_tokens += planned.start;
+      require(sequence.num_cached == planned.start, "wrong num_cached: id=", planned.id);
+    } else if (planned.start > 0) {
+      ++counts_.second_hits;
+    }
+    record.running = record.has_run = true;
+    record.num_registered = planned.start / config_.block_size;
+  }
+  record.values.resize(static_cast<size_t>(planned.start));
+  for (int32_t position = planned.start; position < planned.start + planned.num_tokens; ++position) {
+    const uint64_t before = position == 0 ? 0 : record.values.back();
+    record.values.push_back(spoiled_.contains(planned.id)
+                                ? FakeMemory::spoiled(planned.id, position)
+                                : FakeMemory::value_after(before, record.tokens[static_cast<size_t>(position)]));
+  }
+}
+
+void History::commit() {
+  std::map<SequenceId, std::vector<int32_t>> blocks_before;
+  for (const SequenceId id : planned_) {
+    if (!scheduler_.contains(id)) continue;
+    const Sequence& sequence = scheduler_.sequence(id);
+    blocks_before[id].assign(sequence.blocks.blocks().begin(), sequence.blocks.blocks().end());
+    Record& record = records_.at(id);
+    if (!spoiled_.contains(id) || record.poisoned) continue;
+    record.poisoned = true;
+    record.num_registered = sequence.num_registered;  // and no more, unless it starts again
+    ++counts_.poisoned;
+  }
+  // Includes ids that have been removed since.
+  const std::vector<SequenceId> poisoned(spoiled_.begin(), spoiled_.end());
+  scheduler_.commit(poisoned);
+  step_open_ = false;
+  for (const auto& [id, before] : blocks_before) {
+    const auto after = scheduler_.sequence(id).blocks.blocks();
+    for (size_t i = 0; i < before.size(); ++i) counts_.joined_blocks += before[i] != after[i] ? 1 : 0;
+  }
+  check("commit");
+  for (const SequenceId id : poisoned) {
+    if (scheduler_.contains(id) && chance(2)) remove(id);
+  }
+}
+
+bool History::serve_one() {
+  if (step_open_) return false;
+  std::vector<SequenceId> complete;
+  for (const auto& [id, record] : records_) {
+    const Sequence& sequence = scheduler_.sequence(id);
+    if (sequence.status == SequenceStatus::kRunning && sequence.num_pending() == 0) complete.push_back(id);
+  }
+  if (complete.empty()) return false;
+  const SequenceId id = complete[below(complete.size())];
+  Record& record = records_.at(id);
+  if (record.forks_left > 0 && !chance(10)) {
+    fork(id);
+  } else if (static_cast<int32_t>(record.tokens.size()) == record.final_length) {
+    remove(id);
+  } else {
+    record.forks_left = 0;
+    record.tokens.push_back(between(0, 2));
+    scheduler_.append(id, record.tokens.back());
+    check("append");
+  }
+  return true;
+}
+
+void History::fork(SequenceId parent) {
+  Record& record = records_.at(parent);
+  --record.forks_left;
+  Record child = record;
+  child.forks_left = 0;
+  child.final_length = any_final_length(child.num_prompt_tokens);
+  scheduler_.fork(parent, next_id_);
+  records_.emplace(next_id_++, std::move(child));
+  ++counts_.forks;
+  check("fork");
+}
+
+void History::remove(SequenceId id) {
+  if (step_open_ && scheduler_.sequence(id).num_planned > 0) ++counts_.removed_in_step;
+  scheduler_.remove(id);
+  records_.erase(id);
+  check("remove");
+}
+
+void History::remove_planned() {
+  for (const SequenceId id : planned_) {
+    if (scheduler_.contains(id)) remove(id);
+  }
+}
+
+void History::drain() {
+  if (step_open_) commit();
+  // The first arrived moves in every step, so this many steps are enough for all.
+  int64_t most_steps = 1;
+  for (const auto& [id, record] : records_) {
+    most_steps += static_cast<int64_t>(record.forks_left + 1) * config_.max_model_len;
+  }
+  while (!records_.empty()) {
+    while (serve_one()) {
+    }
+    if (records_.empty()) break;
+    require(most_steps-- > 0, "sequences do not end: left=", records_.size());
+    plan();
+    commit();
+  }
+  require(scheduler_.num_running() == 0 && scheduler_.num_waiting() == 0, "ghosts are left");
+  require(scheduler_.num_free_blocks() == config_.num_blocks, "blocks are lost");
+}
+
+void History::check(const std::string& operation) {
+  ++counts_.operations;
+  try {
+    take_snapshot(scheduler_, snapshot_);
+    if (const auto found = find_violation(snapshot_)) require(false, *found);
+    check_contents();
+  } catch (const std::exception& error) {
+    throw std::runtime_error("after " + operation + ": " + error.what());
+  }
+}
+
+void History::check_contents() {
+  require(snapshot_.running.size() + snapshot_.waiting.size() == records_.size(), "other sequences than were added");
+  for (const auto& [id, record] : records_) {
+    const Sequence& sequence = scheduler_.sequence(id);
+    require(std::ranges::equal(sequence.tokens, record.tokens), "other tokens: id=", id);
+    require(!record.poisoned || sequence.num_registered <= record.num_registered, "poison is cached: id=", id);
+    for (int32_t position = 0; position < sequence.num_computed; ++position) {
+      require(memory_.read(sequence.blocks.blocks(), position) == record.values[static_cast<size_t>(position)],
+              "wrong content: id=", id, ", position=", position);
+    }
+  }
+}
+
+}  // namespace quire

@@ -1,0 +1,73 @@
+#pragma once
+
+#include <cstdint>
+#include <cstdlib>
+#include <cstring>
+#include <memory>
+#include <string>
+
+#include "backend/backend.h"
+#include "gtest/gtest.h"
+
+namespace quire {
+
+/// A backend that computes nothing: its packed linear is a plain float array [N, K], so that a test can look at it.
+class PlainBackend : public Backend {
+ public:
+  class PlainStream : public Stream {
+    void synchronize() override {}
+  };
+
+  std::string name() const override { return "plain"; }
+  const Ops& ops() const override { return ops_; }
+  std::unique_ptr<Stream> create_stream() override { return std::make_unique<PlainStream>(); }
+
+  Buffer allocate(size_t bytes, MemoryKind) override {
+    return Buffer(std::malloc(bytes), bytes, [](void* data, size_t) { std::free(data); });
+  }
+  void copy_to_device(void* destination, const void* source, size_t bytes, Stream&) override {
+    std::memcpy(destination, source, bytes);
+  }
+  void copy_to_host(void* destination, const void* source, size_t bytes, Stream&) override {
+    std::memcpy(destination, source, bytes);
+  }
+
+  PackedLinear pack_linear(const LinearSource& source, Stream&) override {
+    PackedLinear packed;
+    packed.k = source.parts.front().shape[source.transposed ? 0 : 1];
+    for (const Tensor& part : source.parts) packed.n += part.shape[source.transposed ? 1 : 0];
+    packed.dtype = source.dtype;
+    packed.data = allocate(packed.n * packed.k * sizeof(float), MemoryKind::kWeights);
+    float* row = static_cast<float*>(packed.data.data());
+    for (const Tensor& part : source.parts) {
+      // The contract that real backends rely on.
+      EXPECT_EQ(reinterpret_cast<uintptr_t>(part.data) % dtype_bytes(part.dtype), 0u);
+      EXPECT_EQ(part.strides[1], 1);
+      EXPECT_EQ(part.dtype, source.parts.front().dtype);
+      for (int64_t n = 0; n < part.shape[source.transposed ? 1 : 0]; ++n, row += packed.k) {
+        for (int64_t k = 0; k < packed.k; ++k) {
+          row[k] = source.transposed ? element(part, k, n) : element(part, n, k);
+        }
+      }
+    }
+    return packed;
+  }
+
+  int64_t kv_block_bytes(DType, int32_t, int32_t, int32_t, int32_t) const override { return 0; }
+  int64_t available_memory() const override { return 0; }
+  int num_threads() const override { return 1; }
+
+  static float element(const Tensor& matrix, int64_t row, int64_t column) {
+    const int64_t offset = row * matrix.strides[0] + column;
+    switch (matrix.dtype) {
+      case DType::kBFloat16: return to_float(matrix.as<BFloat16>()[offset]);
+      case DType::kFloat16: return to_float(matrix.as<Float16>()[offset]);
+      default: return matrix.as<float>()[offset];
+    }
+  }
+
+ private:
+  Ops ops_;
+};
+
+}  // namespace quire
