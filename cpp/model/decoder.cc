@@ -66,7 +66,11 @@ Tensor Decoder::forward(const RaggedBatch& batch, std::span<const KvLayer> kv, v
   const Step step{state_->ops, batch, memory, stream};
   const Tensor hidden = memory.hidden;
 
-  step.ops.embed({.table = weights.embedding, .ids = batch.token_ids, .scale = spec.embed_scale, .out = hidden},
+  step.ops.embed({.table = weights.embedding,
+                  .packed = weights.embedding ? nullptr : &weights.head,
+                  .ids = batch.token_ids,
+                  .scale = spec.embed_scale,
+                  .out = hidden},
                  stream);
   if (weights.position_embedding) {
     const auto& learned = std::get<LearnedPositions>(spec.layers.front().attention.positions);

@@ -44,8 +44,9 @@ std::string_view HfConfig::present(const FieldNames& names) const {
   return names.first();
 }
 
-void HfConfig::refuse(ErrorKind kind, std::string_view name, std::string_view problem,
+void HfConfig::refuse(ErrorKind kind, const FieldNames& names, std::string_view problem,
                       std::string_view expected) const {
+  const std::string_view name = present(names);
   refuse_value(kind, name, root_.find(name), problem, expected);
 }
 
@@ -56,7 +57,7 @@ void HfConfig::refuse_value(ErrorKind kind, std::string_view name, const Json* v
 }
 
 void HfConfig::wrong_type(std::string_view name, const Json* value, std::string_view expected) const {
-  if (value == nullptr) refuse(ErrorKind::kInvalidArgument, name, "missing field", expected);
+  if (value == nullptr) refuse_value(ErrorKind::kInvalidArgument, name, root_.find(name), "missing field", expected);
   refuse_value(ErrorKind::kInvalidArgument, name, value, "wrong type",
                detail::join_message(expected, ", got=", value->type_name()));
 }
@@ -122,7 +123,7 @@ std::vector<double> HfConfig::numbers(const FieldNames& names, size_t count, Ran
   if (value == nullptr || value->as_array() == nullptr) wrong_type(name, value, expected);
   const Json::Array& items = *value->as_array();
   if (items.size() != count) {
-    refuse(ErrorKind::kInvalidArgument, name, detail::join_message("wrong length ", items.size()), expected);
+    refuse(ErrorKind::kInvalidArgument, names, detail::join_message("wrong length ", items.size()), expected);
   }
   std::vector<double> result;
   for (const Json& item : items) result.push_back(checked_number(name, &item, range));

@@ -66,7 +66,7 @@ class HfConfig {
   bool has_sections() const;
 
   /// Throw, naming file and field: "[config.json] PROBLEM: FIELD=VALUE, expected=EXPECTED".
-  [[noreturn]] void refuse(ErrorKind kind, std::string_view name, std::string_view problem,
+  [[noreturn]] void refuse(ErrorKind kind, const FieldNames& names, std::string_view problem,
                            std::string_view expected) const;
 
   const std::string& file() const { return file_; }

@@ -51,13 +51,17 @@ constexpr std::array<std::pair<std::string_view, RopeScaling::Kind>, 7> kScaling
     {"su", RopeScaling::Kind::kLongRope},  // longrope's name in the first Phi-3 folders
 }};
 
+/// What the kind of scaling has been called, newest first.
+FieldNames kind_fields() {
+  return {"rope_type", "type"};
+}
+
 RopeScaling::Kind scaling_kind(const HfConfig& fields) {
-  const std::string name = fields.string_or({"rope_type", "type"}, "default");
+  const std::string name = fields.string_or(kind_fields(), "default");
   for (const auto& [known, kind] : kScalings) {
     if (known == name) return kind;
   }
-  fields.refuse(ErrorKind::kUnsupported, fields.has("rope_type") ? "rope_type" : "type", "unknown kind of rope scaling",
-                names_of(kScalings));
+  fields.refuse(ErrorKind::kUnsupported, kind_fields(), "unknown kind of rope scaling", names_of(kScalings));
 }
 
 /// Length that the model was trained with before scaling. A top-level field (Phi-3) goes before one among the rope's
@@ -115,8 +119,8 @@ RopeScaling rope_scaling(const HfConfig& config, const HfConfig& fields, int32_t
     scaling.long_factors = fields.numbers("long_factor", dim / 2, kPositive);
   }
   if (scaling.kind == Kind::kDynamic && dim == 2) {  // dim - 2 is divided by
-    fields.refuse(ErrorKind::kInvalidArgument, fields.has("rope_type") ? "rope_type" : "type",
-                  "rotary dimension too small", "4 or more for this kind of scaling");
+    fields.refuse(ErrorKind::kInvalidArgument, kind_fields(), "rotary dimension too small",
+                  "4 or more for this kind of scaling");
   }
   return scaling;
 }
@@ -128,11 +132,11 @@ Attention attention_shape(const HfConfig& config, int32_t width, const FieldName
   attention.heads = config.integer(heads, kHeadCounts);
   attention.kv_heads = config.integer_or(kv_heads, attention.heads, kHeadCounts);
   if (attention.heads % attention.kv_heads != 0) {
-    config.refuse(ErrorKind::kInvalidArgument, kv_heads.first(), "out of range",
+    config.refuse(ErrorKind::kInvalidArgument, kv_heads, "out of range",
                   "a divisor of the number of attention heads, " + std::to_string(attention.heads));
   }
   if (!config.has("head_dim") && width % attention.heads != 0) {
-    config.refuse(ErrorKind::kInvalidArgument, heads.first(), "out of range",
+    config.refuse(ErrorKind::kInvalidArgument, heads, "out of range",
                   "a divisor of the hidden size, " + std::to_string(width));
   }
   attention.head_dim = config.integer_or("head_dim", width / attention.heads, kHeadDims);
@@ -144,7 +148,7 @@ Ffn::Act activation(const HfConfig& config, const FieldNames& names, std::string
   for (const auto& [known, act] : kActivations) {
     if (known == name) return act;
   }
-  config.refuse(ErrorKind::kUnsupported, names.first(), "unknown activation", names_of(kActivations));
+  config.refuse(ErrorKind::kUnsupported, names, "unknown activation", names_of(kActivations));
 }
 
 Rope rope(const HfConfig& config, int32_t head_dim) {

@@ -4,7 +4,6 @@
 #include <cstddef>
 #include <initializer_list>
 #include <map>
-#include <set>
 #include <string>
 #include <utility>
 #include <vector>
@@ -78,11 +77,12 @@ class Loader {
 
 /// Type of most elements of the matrices.
 DType most_common_type(const std::vector<MatchedWeight>& weights) {
-  std::map<DType, int64_t> bytes;
+  std::map<DType, int64_t> elements;
   for (const MatchedWeight& weight : weights) {
-    if (weight.wanted.inputs > 0) bytes[weight.held] += weight.bytes() / dtype_bytes(weight.held);
+    if (weight.wanted.inputs > 0) elements[weight.held] += weight.bytes() / dtype_bytes(weight.held);
   }
-  return std::max_element(bytes.begin(), bytes.end(), [](const auto& a, const auto& b) { return a.second < b.second; })
+  return std::max_element(elements.begin(), elements.end(),
+                          [](const auto& a, const auto& b) { return a.second < b.second; })
       ->first;
 }
 
@@ -92,12 +92,9 @@ WeightSummary check_weights(const ModelFolder& folder, const Checkpoint& checkpo
   ModelWeights places;  // nothing is put there
   const std::vector<MatchedWeight> weights = match_weights(folder, checkpoint, dtype, places);
   WeightSummary summary{.dtype = most_common_type(weights)};
-  std::set<std::string> counted;
   for (const MatchedWeight& weight : weights) {
     summary.bytes += weight.bytes();
-    for (const std::string& name : weight.sources) {
-      if (counted.insert(name).second) summary.num_parameters += checkpoint.find(name)->size();
-    }
+    for (const std::string& name : weight.sources) summary.num_parameters += checkpoint.find(name)->size();
   }
   return summary;
 }
@@ -106,12 +103,8 @@ ModelWeights load_weights(const ModelFolder& folder, const Checkpoint& checkpoin
                           Backend& backend, Stream& stream, const std::function<void(double)>& progress) {
   ModelWeights result;
   const std::vector<MatchedWeight> weights = match_weights(folder, checkpoint, dtype, result);
-  std::map<std::string, int> uses;
   int64_t total = 0;
-  for (const MatchedWeight& weight : weights) {
-    for (const std::string& name : weight.sources) ++uses[name];
-    total += weight.bytes();
-  }
+  for (const MatchedWeight& weight : weights) total += weight.bytes();
 
   Loader loader(checkpoint, backend, stream, result);
   int64_t done = 0;
@@ -120,9 +113,7 @@ ModelWeights load_weights(const ModelFolder& folder, const Checkpoint& checkpoin
       for (const std::string& name : weights[i + 1].sources) checkpoint.will_need(name);
     }
     loader.load(weights[i]);
-    for (const std::string& name : weights[i].sources) {
-      if (--uses[name] == 0) checkpoint.drop(name);
-    }
+    for (const std::string& name : weights[i].sources) checkpoint.drop(name);
     done += weights[i].bytes();
     if (progress) progress(static_cast<double>(done) / static_cast<double>(total));
   }

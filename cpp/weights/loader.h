@@ -14,7 +14,7 @@ namespace quire {
 /// What the weights will take, known from names, shapes and types alone.
 struct WeightSummary {
   int64_t num_parameters = 0;
-  int64_t bytes = 0;              ///< as they will be held: a tied head that must be packed apart counts twice
+  int64_t bytes = 0;              ///< as they will be held
   DType dtype = DType::kFloat32;  ///< of most of the matrices, after `dtype` was applied
 };
 

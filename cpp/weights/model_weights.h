@@ -39,7 +39,7 @@ struct LayerWeights {
 };
 
 struct ModelWeights {
-  Tensor embedding;           ///< [V, D], stored type
+  Tensor embedding;           ///< [V, D], stored type; absent if tied, where `head` serves
   Tensor position_embedding;  ///< [P, D], stored type
   std::vector<LayerWeights> layers;
   NormWeights final_norm;

@@ -97,8 +97,7 @@ std::vector<WantedWeight> wanted_weights(const ModelSpec& spec, ModelWeights& we
   constexpr std::string_view kTableFields = "vocab_size, hidden_size (n_embd)";
   Wishes wishes;
   weights.layers.resize(spec.layers.size());
-  wishes.table("embedding", spec.vocab, spec.width, kTableFields, weights.embedding);
-  // Right behind the embedding, so that a tied one is read once from the disk.
+  if (!spec.tied) wishes.table("embedding", spec.vocab, spec.width, kTableFields, weights.embedding);
   wishes.linear(spec.tied ? "embedding" : "head", {spec.vocab}, spec.width, kTableFields, weights.head);
   wishes.bias(spec.head_bias, "head", {spec.vocab}, "vocab_size", weights.head_bias);
   if (const auto* learned = std::get_if<LearnedPositions>(&spec.layers.front().attention.positions)) {

@@ -57,7 +57,7 @@ def quire_worker(model: str, cases: list[str], threads: int, dtype: str) -> None
     clock([32], 8)
     for case in cases:
         if case == "decode":
-            rate = 128 / -(clock([32], 1) - clock([32], 129))
+            rate = 128 / (-clock([32], 1) + clock([32], 129))
         elif case == "batch16":
             rate = 16 * 64 / clock([128] * 16, 64)
         else:
@@ -83,8 +83,23 @@ def run_llama(arguments: argparse.Namespace) -> dict[str, float]:
         if case == "batch16":
             rates[case] = llama_server(Path(arguments.llama) / "llama-server", arguments.gguf, threads)
             continue
-        shape = ["-p", "0", "-n", "128", "-d", "32"] if case == "decode" else ["-p", case.removeprefix("prefill"), "-n", "0"]
-        command = [f"{arguments.llama}/llama-bench", "-m", arguments.gguf, "-t", threads, *shape, "-r", "1", "-o", "json"]
+        shape = (
+            ["-p", "0", "-n", "128", "-d", "32"]
+            if case == "decode"
+            else ["-p", case.removeprefix("prefill"), "-n", "0"]
+        )
+        command = [
+            f"{arguments.llama}/llama-bench",
+            "-m",
+            arguments.gguf,
+            "-t",
+            threads,
+            *shape,
+            "-r",
+            "1",
+            "-o",
+            "json",
+        ]
         output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
         rates[case] = json.loads(output)[0]["avg_ts"]
     return rates

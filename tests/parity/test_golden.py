@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 from goldens import NUM_GENERATED, Case, check_output, load_cases
+
 from quire import LLM, SamplingParams
 
 ARCHITECTURES = {
@@ -37,9 +37,7 @@ def golden_folders() -> list[Path]:
 
 FOLDERS = golden_folders()
 GREEDY = SamplingParams(temperature=0, max_tokens=NUM_GENERATED, ignore_eos=True, logprobs=2)
-WITH_PROMPT = SamplingParams(
-    temperature=0, max_tokens=NUM_GENERATED, ignore_eos=True, logprobs=2, prompt_logprobs=3
-)
+WITH_PROMPT = SamplingParams(temperature=0, max_tokens=NUM_GENERATED, ignore_eos=True, logprobs=2, prompt_logprobs=3)
 
 pytestmark = pytest.mark.skipif(not FOLDERS, reason="no golden checkpoints beside the repository")
 

@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 
 import pytest
-
 from goldens import TOLERANCE
+
 from quire import LLM, SamplingParams
 
 FOLDER = Path(__file__).resolve().parents[3] / "shared" / "models" / "stories260k"
@@ -25,7 +25,5 @@ def test_greedy_stories_match_the_reference() -> None:
         assert output.prompt_token_ids == story["prompt_token_ids"]
         assert completion.token_ids == story["greedy_token_ids"]
         assert completion.text == story["greedy_text"]
-        for row, token, expected in zip(
-            completion.logprobs, completion.token_ids, story["logprobs"], strict=True
-        ):
+        for row, token, expected in zip(completion.logprobs, completion.token_ids, story["logprobs"], strict=True):
             assert row[token].logprob == pytest.approx(expected, abs=TOLERANCE)

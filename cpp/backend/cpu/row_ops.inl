@@ -2,6 +2,8 @@
 // behind the .inl of each. What only moves bytes is the portable code.
 
 void embed(const EmbedArgs& args, Stream& stream) {
+  // In a packed matrix a row lies scattered, with nothing for vectors to do.
+  if (args.packed != nullptr) return portable::embed(args, stream);
   split_items(stream, args.out.shape[0], args.out.shape[1],
               [&](int64_t begin, int64_t end) { embed_any(args, begin, end); });
 }

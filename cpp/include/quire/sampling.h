@@ -60,9 +60,9 @@ struct SamplingParams {
   std::vector<std::pair<int32_t, float>> logit_bias;
   /// Leave special tokens (end of text and the like) out of the text.
   bool skip_special_tokens = true;
-  /// Decode the output behind the prompt, so that a first word keeps its space and prompt + text reads on, as vLLM does;
-  /// otherwise exactly as the tokenizer decodes the output's ids by themselves. The two differ for tokenizers whose
-  /// decoder strips a leading space (SentencePiece), and where a character begins in the prompt.
+  /// Decode the output behind the prompt, so that a first word keeps its space and prompt + text reads on, as vLLM
+  /// does; otherwise exactly as the tokenizer decodes the output's ids by themselves. The two differ for tokenizers
+  /// whose decoder strips a leading space (SentencePiece), and where a character begins in the prompt.
   bool text_continues_prompt = false;
 
   /// Whether the best token is always taken.

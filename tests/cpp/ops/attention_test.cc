@@ -1,6 +1,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <cmath>
 #include <cstdint>
 #include <string>
 #include <vector>
@@ -105,6 +106,109 @@ TEST_P(AttentionTest, every_length_around_spans_and_blocks_gives_the_defined_res
     for (const int32_t queries : {1, 2, 6, 67}) {
       expect_right(machine, {}, {{.seed = 6, .context = context, .queries = std::min(queries, context)}});
     }
+  }
+}
+
+// Exact equality from here on: a row's bits depend on its own sequence alone.
+
+/// Shapes that take every path: pages read in place and unpacked, one and several chunks of rows, all score rules.
+std::vector<AttentionShape> invariance_shapes() {
+  return {
+      {.heads = 9, .kv_heads = 3, .dtype = DType::kBFloat16},
+      {.heads = 14, .kv_heads = 2, .head_dim = 32, .v_head_dim = 40, .block_size = 32, .dtype = DType::kFloat16},
+      {.heads = 3, .kv_heads = 3, .head_dim = 80, .v_head_dim = 80, .block_size = 8, .window = 100},
+      {.heads = 4, .kv_heads = 1, .head_dim = 24, .v_head_dim = 24, .softcap = 2.0f, .alibi = true, .sinks = true},
+      {.heads = 2, .kv_heads = 1, .head_dim = 16, .v_head_dim = 16, .window = 300, .alibi = true},
+  };
+}
+
+/// The rows of `part` against those of `whole`, which holds the same sequence from position 0.
+void expect_same_rows(const Floats& part, int64_t part_row, const Floats& whole, int64_t position, int64_t count) {
+  for (int64_t i = 0; i < count; ++i) {
+    ASSERT_TRUE(part.row_equals(part_row + i, whole, position + i)) << "position " << position + i;
+  }
+}
+
+TEST_P(AttentionTest, chunks_of_a_prompt_give_the_bits_of_the_whole) {
+  constexpr int32_t kLength = 531;
+  for (const AttentionShape& shape : invariance_shapes()) {
+    SCOPED_TRACE(describe(shape));
+    const Floats whole = PagedStep(machine, shape, {{.seed = 11, .context = kLength, .queries = kLength}}).attend();
+    for (const int32_t chunk : {1, 7, 64, 256, 500}) {
+      // Single tokens take a step each: only some of them.
+      const int32_t step = chunk == 1 ? 37 : chunk;
+      for (int32_t end = std::min(chunk, kLength);; end = std::min(end + step, kLength)) {
+        const int32_t count = std::min(chunk, end);
+        PagedStep part(machine, shape, {{.seed = 11, .context = end, .queries = count}});
+        expect_same_rows(part.attend(), 0, whole, end - count, count);
+        if (end == kLength) break;
+      }
+    }
+  }
+}
+
+TEST_P(AttentionTest, neighbours_in_the_batch_change_no_bit) {
+  for (const AttentionShape& shape : invariance_shapes()) {
+    SCOPED_TRACE(describe(shape));
+    const std::vector<StepSequence> sequences = {{.seed = 21, .context = 700, .queries = 1},
+                                                 {.seed = 22, .context = 90, .queries = 90},
+                                                 {.seed = 23, .context = 1, .queries = 1},
+                                                 {.seed = 24, .context = 300, .queries = 44},
+                                                 {.seed = 25, .context = 513, .queries = 3}};
+    PagedStep together(machine, shape, sequences);
+    const Floats all = together.attend();
+    for (size_t s = 0; s < sequences.size(); ++s) {
+      const Floats alone = PagedStep(machine, shape, {sequences[s]}).attend();
+      for (int32_t i = 0; i < sequences[s].queries; ++i) {
+        ASSERT_TRUE(alone.row_equals(i, all, together.first_row(s) + i)) << "sequence " << s << ", query " << i;
+      }
+    }
+  }
+}
+
+TEST_P(AttentionTest, the_number_of_threads_changes_no_bit) {
+  const std::vector<StepSequence> sequences = {{.seed = 31, .context = 2100, .queries = 1},
+                                               {.seed = 32, .context = 1400, .queries = 200},
+                                               {.seed = 33, .context = 30, .queries = 30}};
+  for (const AttentionShape& shape : invariance_shapes()) {
+    SCOPED_TRACE(describe(shape));
+    const Floats expected = PagedStep(machine, shape, sequences).attend();
+    for (const int threads : {1, 2, 13}) {
+      OpMachine other(GetParam(), threads);
+      const Floats got = PagedStep(other, shape, sequences).attend();
+      expect_same_rows(got, 0, expected, 0, expected.rows());
+    }
+  }
+}
+
+TEST_P(AttentionTest, the_block_size_changes_no_bit) {
+  const std::vector<StepSequence> sequences = {{.seed = 41, .context = 600, .queries = 1},
+                                               {.seed = 42, .context = 290, .queries = 290}};
+  AttentionShape shape;
+  shape.dtype = DType::kBFloat16;
+  const Floats expected = PagedStep(machine, shape, sequences).attend();
+  for (const int32_t block_size : {8, 32, 64, 128}) {
+    shape.block_size = block_size;
+    const Floats got = PagedStep(machine, shape, sequences).attend();
+    expect_same_rows(got, 0, expected, 0, expected.rows());
+  }
+}
+
+TEST_P(AttentionTest, a_query_that_is_not_a_number_spoils_its_own_row_only) {
+  const std::vector<StepSequence> sequences = {{.seed = 51, .context = 400, .queries = 100},
+                                               {.seed = 52, .context = 50, .queries = 1}};
+  for (const AttentionShape& shape : invariance_shapes()) {
+    SCOPED_TRACE(describe(shape));
+    const Floats expected = PagedStep(machine, shape, sequences).attend();
+    PagedStep step(machine, shape, sequences);
+    constexpr int64_t kSpoiled = 40;
+    step.queries().at(kSpoiled, 3) = test::kNan;
+    const Floats got = step.attend();
+    for (int64_t row = 0; row < got.rows(); ++row) {
+      const bool same = got.row_equals(row, expected, row);
+      EXPECT_EQ(same, row != kSpoiled) << row;
+    }
+    EXPECT_TRUE(std::isnan(got.at(kSpoiled, 0)));
   }
 }
 

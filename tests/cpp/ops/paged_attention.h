@@ -68,7 +68,10 @@ class PagedStep {
 
   int32_t num_tokens() const { return query_start_.back(); }
 
-  /// Run the op; [T, H * v_head_dim].
+  /// [T, H, K]
+  Floats& queries() { return q_; }
+
+  /// Run the op; [T, H, v_head_dim].
   Floats attend() {
     Floats out({num_tokens(), shape_.heads, shape_.v_head_dim}, 5);
     AttentionArgs args;

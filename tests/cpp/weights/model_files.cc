@@ -40,26 +40,43 @@ std::string safetensors_bytes(const std::vector<FileTensor>& tensors, int paddin
   return safetensors_bytes(header, data);
 }
 
-std::string zip_bytes(const std::vector<std::pair<std::string, std::string>>& records, uint16_t method) {
+std::string zip_bytes(const std::vector<std::pair<std::string, std::string>>& records, const ZipOptions& options) {
+  const auto number = little_endian;
+  const std::string elsewhere(4, '\xff');  // the value is in the zip64 field
   std::string file;
   std::string directory;
   for (const auto& [name, data] : records) {
-    const std::string sizes = little_endian(0, 4) + little_endian(data.size(), 4) + little_endian(data.size(), 4);
-    const std::string common = little_endian(0, 2) + little_endian(method, 2) + little_endian(0, 4) + sizes +
-                               little_endian(name.size(), 2) + little_endian(0, 2);
-    directory += "PK\x01\x02" + little_endian(0, 2) + little_endian(0, 2) + common + little_endian(0, 10) +
-                 little_endian(file.size(), 4) + name;
-    file += "PK\x03\x04" + little_endian(0, 2) + common + name + data;
+    const uint64_t offset = file.size();
+    const std::string size = number(data.size(), 4);
+    const std::string head = number(0, 2) + number(options.method, 2) + number(0, 4) + number(0, 4);
+    file += "PK\x03\x04" + number(0, 2) + head + size + size + number(name.size(), 2) + number(0, 2) + name + data;
+
+    // A field of another kind stands before the zip64 one.
+    const std::string extra = !options.zip64 ? ""
+                                             : number(7, 2) + number(1, 2) + "x" + number(1, 2) + number(24, 2) +
+                                                   number(data.size(), 8) + number(data.size(), 8) + number(offset, 8);
+    const std::string sizes = options.zip64 ? elsewhere + elsewhere : size + size;
+    directory += "PK\x01\x02" + number(0, 2) + number(0, 2) + head + sizes + number(name.size(), 2) +
+                 number(extra.size(), 2) + number(0, 10) + (options.zip64 ? elsewhere : number(offset, 4)) + name +
+                 extra;
   }
-  const uint64_t offset = file.size();
-  return file + directory + "PK\x05\x06" + little_endian(0, 4) + little_endian(records.size(), 2) +
-         little_endian(records.size(), 2) + little_endian(directory.size(), 4) + little_endian(offset, 4) +
-         little_endian(0, 2);
+  const uint64_t start = file.size();
+  file += directory;
+  if (options.zip64) {
+    const uint64_t end = file.size();
+    file += "PK\x06\x06" + number(44, 8) + number(0, 12) + number(records.size(), 8) + number(records.size(), 8) +
+            number(directory.size(), 8) + number(start, 8);
+    file += "PK\x06\x07" + number(0, 4) + number(end, 8) + number(1, 4);
+  }
+  const std::string count = options.zip64 ? std::string(2, '\xff') : number(records.size(), 2);
+  return file + "PK\x05\x06" + number(0, 4) + count + count + number(directory.size(), 4) +
+         (options.zip64 ? elsewhere : number(start, 4)) + number(0, 2);
 }
 
 float tiny_value(std::string_view name, int64_t index) {
-  const int64_t start = std::accumulate(name.begin(), name.end(), int64_t{0},
-                                        [](int64_t sum, char c) { return (sum * 3 + static_cast<unsigned char>(c)) % 10007; });
+  const int64_t start = std::accumulate(name.begin(), name.end(), int64_t{0}, [](int64_t sum, char c) {
+    return (sum * 3 + static_cast<unsigned char>(c)) % 10007;
+  });
   return static_cast<float>((start + 7 * index) % 31 - 15) / 8.0f;
 }
 

@@ -27,8 +27,12 @@ std::string safetensors_bytes(const std::vector<FileTensor>& tensors, int paddin
 /// The same from a header of any text.
 std::string safetensors_bytes(std::string_view header, std::string_view data);
 
-/// A zip file of stored records, as torch.save writes it but for the checksums, which are zero.
-std::string zip_bytes(const std::vector<std::pair<std::string, std::string>>& records, uint16_t method = 0);
+/// A zip file of records as torch.save writes it, but for the checksums, which are zero.
+struct ZipOptions {
+  uint16_t method = 0;  ///< 0: stored
+  bool zip64 = false;   ///< sizes and offsets in the fields for large files
+};
+std::string zip_bytes(const std::vector<std::pair<std::string, std::string>>& records, const ZipOptions& options = {});
 
 /// The value at an index of a tensor in a tiny model: small multiples of 1/8, exact in every type.
 float tiny_value(std::string_view name, int64_t index);

@@ -83,6 +83,20 @@ TEST(PytorchBin, the_hand_made_file_of_these_tests_is_a_good_one) {
   EXPECT_EQ(floats(tensors[0].tensor), (std::vector<float>{0, 1, 2, 3, 4, 5}));
 }
 
+TEST(PytorchBin, reads_zip_files_with_64_bit_sizes) {
+  const std::string file = zip_bytes(
+      {{"model/data/0", encode({0, 1, 2, 3, 4, 5}, DType::kFloat32)}, {"model/data.pkl", dict_of(tensor(kGood))}},
+      {.zip64 = true});
+  EXPECT_EQ(floats(read(file).at(0).tensor), (std::vector<float>{0, 1, 2, 3, 4, 5}));
+  // One record's size, as the directory has it, made too large.
+  for (const size_t at : {file.rfind("PK\x01\x02") + 46 + std::string("model/data.pkl").size() + 9,
+                          file.rfind("PK\x06\x06") + 48, file.rfind("PK\x06\x07") + 8}) {
+    std::string broken = file;
+    broken.replace(at, 8, std::string(8, '\xff'));
+    EXPECT_EQ(refusal_of([&] { read(broken); }).kind, ErrorKind::kInvalidArgument);
+  }
+}
+
 TEST(PytorchBin, the_format_of_old_versions_is_refused_with_advice) {
   const std::string file = read_text_file(data_path("pytorch/legacy.bin"));
   const Refusal refusal = refusal_of([&] { read(file); });
@@ -202,7 +216,7 @@ TEST(PytorchBin, broken_zip_files_are_refused) {
       {good.substr(0, good.size() - 1), "no directory"},
       {good.substr(0, good.size() / 2), "no directory"},
       {good.substr(0, 4) + good.substr(good.size() - 60), "points outside itself"},
-      {zip_bytes({{"m/data.pkl", pickle}, {"m/data/0", floats}}, 8), "compressed record"},
+      {zip_bytes({{"m/data.pkl", pickle}, {"m/data/0", floats}}, {.method = 8}), "compressed record"},
       {zip_bytes({{"m/data/0", floats}}), "record missing from the zip file: record='data.pkl'"},
       {zip_bytes({{"m/data.pkl", pickle}}), "record='data/0'"},
       {zip_bytes({{"m/data.pkl", pickle}, {"m/data/0", floats.substr(1)}}), "storage shorter"},
@@ -264,9 +278,11 @@ const std::vector<std::string> kTokens = {"K\xff",
                                           std::string(4, '\0')};
 
 TEST(PytorchBin, files_survive_mutations) {
-  const std::vector<std::string> seeds = {read_text_file(data_path("pytorch/state_dict.bin")),
-                                          read_text_file(data_path("pytorch/protocol_4.bin")),
-                                          file_of(dict_of(tensor(kGood)))};
+  const std::vector<std::string> seeds = {
+      read_text_file(data_path("pytorch/state_dict.bin")), read_text_file(data_path("pytorch/protocol_4.bin")),
+      file_of(dict_of(tensor(kGood))),
+      zip_bytes({{"m/data.pkl", dict_of(tensor(kGood))}, {"m/data/0", encode({0, 1, 2, 3, 4, 5}, DType::kFloat32)}},
+                {.zip64 = true})};
   run_mutations(Mutator(seeds, kTokens, 3), 20'000, one_file);
 }
 

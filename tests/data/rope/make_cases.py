@@ -95,7 +95,11 @@ def main() -> None:
         300,
         linear(10000.0, 16, 4.0),
     )
-    dynamic_config = {"head_dim": 16, "max_position_embeddings": 256, "rope_scaling": {"type": "dynamic", "factor": 2.0}}
+    dynamic_config = {
+        "head_dim": 16,
+        "max_position_embeddings": 256,
+        "rope_scaling": {"type": "dynamic", "factor": 2.0},
+    }
     for length in (1, 256, 257, 400, 512):
         case(f"dynamic {length}", dynamic_config, length, dynamic(10000.0, 16, 2.0, 256, length))
     llama3_fields = {
