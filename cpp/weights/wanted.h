@@ -29,8 +29,8 @@ struct WantedWeight {
   int64_t num_outputs() const;
 };
 
-/// All weights of a model, in the order of the file layouts that are usual. The destinations point into `weights`, whose
-/// layers are made here. In a tied model the module "embedding" goes to the head, which serves as the table too.
+/// All weights of a model, in the order of the file layouts that are usual. The destinations point into `weights`,
+/// whose layers are made here. In a tied model the module "embedding" goes to the head, which serves as the table too.
 std::vector<WantedWeight> wanted_weights(const ModelSpec& spec, ModelWeights& weights);
 
 }  // namespace quire

@@ -151,7 +151,9 @@ def test_stop_strings_and_ids_end_the_text_and_say_which(llm: LLM) -> None:
     full = llm.generate("The", SamplingParams(temperature=0, max_tokens=30, ignore_eos=True), use_tqdm=False)[0]
     text, token_ids = full.outputs[0].text, full.outputs[0].token_ids
     stop = next(
-        text[at : at + 3] for at in range(5, 20) if text.index(text[at : at + 3]) == at and "\ufffd" not in text
+        text[at : at + 3]
+        for at in range(5, 20)
+        if text.index(text[at : at + 3]) == at and "\ufffd" not in text[: at + 3]
     )
     params = SamplingParams(temperature=0, max_tokens=30, ignore_eos=True, stop=["never there", stop])
     (cut,) = llm.generate("The", params, use_tqdm=False)[0].outputs

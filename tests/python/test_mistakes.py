@@ -120,7 +120,9 @@ MODELS = [
     Mistake("generate a --model {model}", "hidden_size", 1, change(hidden_size="big")),
     Mistake("generate a --model {model}", "hidden_size", 1, change(hidden_size=-32)),
     Mistake("generate a --model {model}", "num_hidden_layers", 1, change(num_hidden_layers=0)),
-    Mistake("generate a --model {model}", "num_attention_heads", 1, change(num_attention_heads=5)),
+    Mistake(
+        "generate a --model {model}", "num_key_value_heads=2.*attention heads, 5", 1, change(num_attention_heads=5)
+    ),
     Mistake("generate a --model {model}", "vocab_size|embed_tokens", 1, change(vocab_size=100)),
     Mistake("generate a --model {model}", "rope_scaling", 1, change(rope_scaling={"type": "magic", "factor": 2})),
     Mistake("generate a --model {model}", "layers.2", 1, change(num_hidden_layers=3)),

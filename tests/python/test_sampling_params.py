@@ -164,11 +164,12 @@ INVALID: list[tuple[dict[str, Any], str, str]] = [
 ]
 
 
-def test_fields_and_defaults_are_those_of_vllm_and_logit_bias_comes_after_them() -> None:
+def test_fields_and_defaults_are_those_of_vllm_and_our_own_come_after_them() -> None:
     params = SamplingParams()
-    assert [entry.name for entry in dataclasses.fields(params)] == [*DEFAULTS, "logit_bias"]
+    assert [entry.name for entry in dataclasses.fields(params)] == [*DEFAULTS, "logit_bias", "text_continues_prompt"]
     assert {name: getattr(params, name) for name in DEFAULTS} == DEFAULTS
     assert params.logit_bias is None
+    assert params.text_continues_prompt is False
 
 
 @pytest.mark.parametrize("arguments", VALID, ids=str)

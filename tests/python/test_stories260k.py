@@ -28,7 +28,7 @@ def check(output: Any, expected: dict[str, Any]) -> None:
     (completion,) = output.outputs
     assert output.prompt_token_ids == expected["prompt_token_ids"]
     assert completion.token_ids == expected["greedy_token_ids"]
-    assert completion.text.strip() == expected["greedy_text"].strip()
+    assert completion.text == expected["greedy_text"]
     logprobs = [one[token].logprob for one, token in zip(completion.logprobs, completion.token_ids, strict=True)]
     # The tolerance is the golden file's own: float32 on another machine.
     assert logprobs == pytest.approx(expected["logprobs"], abs=1e-3)
@@ -48,7 +48,14 @@ def test_greedy_text_and_logprobs_are_the_references_all_at_once(stories: LLM, g
 def test_streamed_text_is_the_references(stories: LLM, golden: list[dict[str, Any]]) -> None:
     for expected in golden:
         text = "".join(piece.outputs[0].text for piece in stories.stream(expected["prompt"], PARAMS) if piece.outputs)
-        assert text.strip() == expected["greedy_text"].strip()
+        assert text == expected["greedy_text"]
+
+
+def test_text_that_continues_the_prompt_keeps_its_first_space(stories: LLM) -> None:
+    params = SamplingParams(temperature=0, max_tokens=4, text_continues_prompt=True)
+    output = stories.generate("The capital of France is", params, use_tqdm=False)[0]
+    alone = stories.get_tokenizer().decode(output.outputs[0].token_ids)
+    assert output.outputs[0].text == " " + alone
 
 
 @pytest.mark.parametrize("mode", ["auto", "slow"])
