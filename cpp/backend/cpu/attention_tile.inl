@@ -58,7 +58,7 @@ struct SpanView {
   const T* values[kAttentionSpan / 8];     ///< the values of `block_tokens` tokens each
   int64_t block_tokens = 0;
   int64_t token_stride = 0;
-  int64_t vector_stride = 0;  ///< from kLanes components to the next kLanes
+  int64_t vector_stride = 0;     ///< from kLanes components to the next kLanes
   Ahead* score_ahead = nullptr;  ///< what to fetch meanwhile; only of views of the pages
   Ahead* value_ahead = nullptr;
 };
@@ -71,8 +71,8 @@ constexpr int lines_per_step() {
 
 /// sums += rows x vectors, one step of either product. What there is less of is kept in registers.
 template <int kRows, int kVectors, typename T>
-inline void add_products(Vec (&sums)[kRows][kVectors], const float* rows, int64_t row_stride, const T* const (&at)[kVectors],
-                         int64_t offset) {
+inline void add_products(Vec (&sums)[kRows][kVectors], const float* rows, int64_t row_stride,
+                         const T* const (&at)[kVectors], int64_t offset) {
   if constexpr (kRows < kVectors) {
     Vec row[kRows];
 #pragma GCC unroll 16
@@ -183,7 +183,8 @@ struct ChunkProducts {
 
 template <int kRows, bool kAhead, typename T>
 constexpr ChunkProducts<T> chunk_products() {
-  return {score_panels<kRows, vectors_beside(kRows), kAhead, T>, value_vectors<kRows, vectors_beside(kRows), kAhead, T>};
+  return {score_panels<kRows, vectors_beside(kRows), kAhead, T>,
+          value_vectors<kRows, vectors_beside(kRows), kAhead, T>};
 }
 
 /// Entry r is for r + 1 rows.

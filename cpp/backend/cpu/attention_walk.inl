@@ -20,7 +20,7 @@ struct Workspace {
   float* queries = nullptr;  ///< per chunk [K][rows of the chunk], scaled
   float* keys = nullptr;     ///< unpacked span
   float* values = nullptr;
-  float* scores = nullptr;    ///< [kStripeRows][kScoreStride]
+  float* scores = nullptr;     ///< [kStripeRows][kScoreStride]
   float* span_sums = nullptr;  ///< [kStripeRows][Vp], of one span
   float* sums = nullptr;       ///< [rows][Vp], of all spans so far
   RowSum* rows = nullptr;

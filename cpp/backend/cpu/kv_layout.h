@@ -22,9 +22,7 @@ struct KvLayout {
   int64_t key(int64_t head, int64_t component, int64_t slot) const {
     return head * head_elements + component * block_size + slot;
   }
-  int64_t value(int64_t head, int64_t slot) const {
-    return head * head_elements + key_elements + slot * value_stride;
-  }
+  int64_t value(int64_t head, int64_t slot) const { return head * head_elements + key_elements + slot * value_stride; }
 };
 
 inline KvLayout kv_layout(int32_t block_size, int32_t head_dim, int32_t v_head_dim) {

@@ -26,10 +26,12 @@ void norm_row(const NormRow& row, const NormArgs& args) {
   if (args.kind == NormKind::kLayer) {
     mean = sum_over_row(row.x, row.size, [](Vec x, Mask, Vec sum) { return sum + x; }) / size;
     const Vec center = broadcast(mean);
-    variance = sum_over_row(row.x, row.size, [center](Vec x, Mask used, Vec sum) {
-                 const Vec difference = select(used, x - center, broadcast(0.0f));
-                 return fma(difference, difference, sum);
-               }) / size;
+    variance = sum_over_row(row.x, row.size,
+                            [center](Vec x, Mask used, Vec sum) {
+                              const Vec difference = select(used, x - center, broadcast(0.0f));
+                              return fma(difference, difference, sum);
+                            }) /
+               size;
   } else {
     variance = sum_over_row(row.x, row.size, [](Vec x, Mask, Vec sum) { return fma(x, x, sum); }) / size;
   }

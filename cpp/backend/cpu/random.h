@@ -21,9 +21,8 @@ constexpr std::array<uint32_t, 4> philox4x32(std::array<uint32_t, 4> counter, st
 
 /// The one draw of a row, in [0, 1) with 32 bits: a pure function of what names the token.
 constexpr double uniform_draw(uint64_t seed, uint32_t sequence, uint64_t position) {
-  const auto words =
-      philox4x32({static_cast<uint32_t>(position), static_cast<uint32_t>(position >> 32), sequence, 0u},
-                 {static_cast<uint32_t>(seed), static_cast<uint32_t>(seed >> 32)});
+  const auto words = philox4x32({static_cast<uint32_t>(position), static_cast<uint32_t>(position >> 32), sequence, 0u},
+                                {static_cast<uint32_t>(seed), static_cast<uint32_t>(seed >> 32)});
   return words[0] * 0x1p-32;
 }
 

@@ -1,5 +1,5 @@
-// The ops that treat tokens one by one, over the names of simd_*.h; included inside the namespace of an instruction set,
-// behind the .inl of each. What only moves bytes is the portable code.
+// The ops that treat tokens one by one, over the names of simd_*.h; included inside the namespace of an instruction
+// set, behind the .inl of each. What only moves bytes is the portable code.
 
 void embed(const EmbedArgs& args, Stream& stream) {
   // In a packed matrix a row lies scattered, with nothing for vectors to do.

@@ -28,9 +28,9 @@ int64_t select_mass(std::span<Candidate> candidates, double mass);
 
 double total_weight(std::span<const Candidate> candidates);
 
-/// top_k (0: none), top_p and min_p over candidates that hold at least every token these keep; what is kept moves to the
-/// front, in no order. `row_total`: sum of weights of the whole row, of which top_p is a share where there is no top_k.
-/// Returns how many are kept, >= 1.
+/// top_k (0: none), top_p and min_p over candidates that hold at least every token these keep; what is kept moves to
+/// the front, in no order. `row_total`: sum of weights of the whole row, of which top_p is a share where there is no
+/// top_k. Returns how many are kept, >= 1.
 int64_t cut_candidates(std::span<Candidate> candidates, const SampleRow& row, int64_t top_k, double row_total);
 
 }  // namespace quire::cpu

@@ -253,8 +253,7 @@ void RowSampler::report(SampleResult& result) const {
   const int64_t wanted = std::min<int64_t>(row_.num_logprobs, vocabulary_);
   const auto add = [&](int32_t id, int64_t place) {
     if (id == result.token) return;
-    result.candidates.push_back(
-        {.token = id, .rank = static_cast<int32_t>(place + 1), .logprob = log_probability(id)});
+    result.candidates.push_back({.token = id, .rank = static_cast<int32_t>(place + 1), .logprob = log_probability(id)});
   };
   const int64_t whole = kept_ ? std::min(wanted, kept_->count) : wanted;
   const std::span<Candidate> best = collect(bound_of_best(whole));

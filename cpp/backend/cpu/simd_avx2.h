@@ -1,7 +1,7 @@
 #pragma once
 
-// Eight float lanes on AVX2, FMA and F16C. simd_avx512.h offers the same names with sixteen; kernels (*.inl) are written
-// once over these names. Include it after every other header, and from files of this instruction set only.
+// Eight float lanes on AVX2, FMA and F16C. simd_avx512.h offers the same names with sixteen; kernels (*.inl) are
+// written once over these names. Include it after every other header, and from files of this instruction set only.
 
 #include <immintrin.h>
 
@@ -155,8 +155,8 @@ inline void store(BFloat16* p, Vec a) {
   const __m256i rounded = _mm256_add_epi32(_mm256_add_epi32(value, _mm256_set1_epi32(0x7fff)), odd);
   const __m256i quiet = _mm256_or_si256(value, _mm256_set1_epi32(0x400000));
   const __m256 nan = _mm256_cmp_ps(a.raw, a.raw, _CMP_UNORD_Q);
-  const __m256i chosen = _mm256_castps_si256(
-      _mm256_blendv_ps(_mm256_castsi256_ps(rounded), _mm256_castsi256_ps(quiet), nan));
+  const __m256i chosen =
+      _mm256_castps_si256(_mm256_blendv_ps(_mm256_castsi256_ps(rounded), _mm256_castsi256_ps(quiet), nan));
   const __m256i high = _mm256_srli_epi32(chosen, 16);
   const __m256i packed = _mm256_permute4x64_epi64(_mm256_packus_epi32(high, high), 0x08);
   _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_castsi256_si128(packed));

@@ -1,5 +1,5 @@
-// Elementary functions over the Vec of a simd_*.h, included inside its namespace. Pure lane-wise arithmetic, so that the
-// same input gives the same bits in every lane. NaN in, NaN out.
+// Elementary functions over the Vec of a simd_*.h, included inside its namespace. Pure lane-wise arithmetic, so that
+// the same input gives the same bits in every lane. NaN in, NaN out.
 
 /// e^x for x < 88.37, within 1 unit in the last place for x >= -87, 0 below, minus infinity included.
 /// Range reduction and polynomial as in the Cephes library's expf, fused.
