@@ -6,9 +6,10 @@ import difflib
 import json
 import logging
 import os
+import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from quire import engine_log
 from quire.arguments import EngineArgs
@@ -18,10 +19,13 @@ from quire.outputs import RequestOutput
 from quire.prompts import Prompt, encode_prompts, read_prompts, read_sampling
 from quire.sampling import SamplingParams, default_sampling
 
+if TYPE_CHECKING:
+    from quire import _core
+
 logger = logging.getLogger("quire")
 
-# In a forked child there is no engine thread, and ending an engine would wait for it for ever: they are kept instead.
-_engines_of_the_parent: list[EngineHandle] = []
+# In a forked child there is no engine thread, and to end an engine would be to wait for it: they are kept instead.
+_engines_of_the_parent: list[_core.Engine] = []
 
 
 class LLM:
@@ -115,6 +119,8 @@ class LLM:
             engine_log.forward()
         self._process = os.getpid()
         self._engine = EngineHandle(core, has_text=not arguments.skip_tokenizer_init)
+        # Runs when nobody holds this object any more, and at the latest before the interpreter is taken apart.
+        self._end = weakref.finalize(self, _end_engine, core, self._process)
         if not arguments.skip_tokenizer_init:
             from quire.tokenizer import load_tokenizer
 
@@ -268,14 +274,10 @@ class LLM:
 
     def close(self) -> None:
         """End all requests and give all memory back. A second call does nothing."""
-        engine, self._engine = self._engine, None
-        if engine is None:
-            return
-        if self._process != os.getpid():
-            _engines_of_the_parent.append(engine)
-            return
-        engine.core.close()
-        engine_log.forward()
+        if self._engine is not None:
+            self._engine = None
+            self._end()
+            engine_log.forward()
 
     def __enter__(self) -> LLM:
         return self
@@ -283,10 +285,12 @@ class LLM:
     def __exit__(self, *exception: object) -> None:
         self.close()
 
-    def __del__(self) -> None:
-        # A constructor that raised may have set nothing yet.
-        if getattr(self, "_engine", None) is not None:
-            self.close()
+
+def _end_engine(core: _core.Engine, process: int) -> None:
+    if process == os.getpid():
+        core.close()
+    else:
+        _engines_of_the_parent.append(core)
 
 
 def _refuse_unknown(kwargs: dict[str, Any]) -> None:

@@ -28,6 +28,6 @@ void attention(const AttentionArgs& args, Stream& stream) {
   if (shared.work < kMinWorkPerWorker) {
     work(0);
   } else {
-    cpu.pool().run(work);
+    cpu.pool().run_sharing(work);
   }
 }

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from quire.llm import LLM
     from quire.sampling import SamplingParams
 
+# An answer ends where the model ends it, or with the context.
+DEFAULTS = {"max_tokens": None}
+
 HELP = """\
 /clear   forget the conversation
 /exit    leave (Ctrl-D does too)
@@ -35,7 +38,7 @@ def run(options: argparse.Namespace) -> int:
     """Run `quire chat`."""
     console.prepare_output()
     arguments = engine_arguments(options)
-    params = sampling_params(options, arguments, max_tokens=None)
+    params = sampling_params(options, arguments, DEFAULTS)
     template = None
     if options.chat_template is not None:
         with open(os.path.expanduser(options.chat_template), encoding="utf-8") as file:

@@ -11,7 +11,7 @@ import os
 import sys
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from quire.arguments import EngineArgs
 from quire.cli import EXIT_ERROR, UsageError
@@ -22,8 +22,8 @@ from quire.sampling import SamplingParams, core_sampling, default_sampling
 if TYPE_CHECKING:
     from quire.llm import LLM
 
-# Where neither the flags nor the model say how long a text should be.
-DEFAULT_MAX_TOKENS = 256
+# Where neither the flags nor the model say otherwise. The text is read behind its prompt, so it keeps its first space.
+DEFAULTS = {"max_tokens": 256, "text_continues_prompt": True}
 
 # The flag --seed is the request's.
 ENGINE_FLAGS_LEFT_OUT = ("seed",)
@@ -49,7 +49,7 @@ def run(options: argparse.Namespace) -> int:
     console.prepare_output()
     prompt = console.read_prompt(options.prompt, options.file)
     arguments = engine_arguments(options)
-    params = sampling_params(options, arguments, DEFAULT_MAX_TOKENS)
+    params = sampling_params(options, arguments, DEFAULTS)
 
     from quire.llm import LLM
 
@@ -74,8 +74,8 @@ def engine_arguments(options: argparse.Namespace) -> EngineArgs:
         raise UsageError(str(error)) from None
 
 
-def sampling_params(options: argparse.Namespace, arguments: EngineArgs, max_tokens: int | None) -> SamplingParams:
-    """The sampling flags that were given, over what the model recommends.
+def sampling_params(options: argparse.Namespace, arguments: EngineArgs, defaults: dict[str, Any]) -> SamplingParams:
+    """The sampling flags that were given, over what the model recommends, over the command's own defaults.
 
     Without --seed each run draws another text, so a seed is chosen here, where it can be shown.
     """
@@ -83,9 +83,7 @@ def sampling_params(options: argparse.Namespace, arguments: EngineArgs, max_toke
     recommended = default_sampling(arguments.model_folder())
     try:
         SamplingParams(**from_flags)
-        params = SamplingParams(
-            **{"max_tokens": max_tokens, "text_continues_prompt": True, **recommended, **from_flags}
-        )
+        params = SamplingParams(**{**defaults, **recommended, **from_flags})
     except ValueError as error:
         raise UsageError(str(error)) from None
     core_sampling(params)  # what is not offered is told before anything is loaded
