@@ -118,8 +118,9 @@ def run_batch(
     """Run all prompts and return their outputs in order. Whatever ends the call early cancels its requests."""
     from quire import _core
 
-    # Parameters that many prompts share are translated once. All are checked before anything runs.
-    translated = {id(params): core_sampling(params) for params in sampling}
+    # All parameters are checked before anything runs; those that many prompts share are so once.
+    distinct = {id(params): params for params in sampling}
+    translated = {key: core_sampling(params) for key, params in distinct.items()}
     results: list[RequestOutput | None] = [None] * len(prompts)
     submission = Submission(engine, _core.OutputKind.FINAL_ONLY)
     progress = None

@@ -16,7 +16,7 @@ from quire.arguments import EngineArgs
 from quire.engine_view import EngineView
 from quire.generation import EngineHandle, RequestStream, run_batch
 from quire.outputs import RequestOutput
-from quire.prompts import Prompt, encode_prompts, read_prompts, read_sampling
+from quire.prompts import encode_prompts, read_prompts, read_sampling
 from quire.sampling import SamplingParams, default_sampling
 
 if TYPE_CHECKING:
@@ -190,7 +190,7 @@ class LLM:
         engine = self._running()
         items = read_prompts(prompts, prompt_token_ids)
         sampling = read_sampling(sampling_params, len(items))
-        self._encode(items)
+        encode_prompts(items, None if self._tokenizer is None else self._tokenizer.encode)
         return run_batch(engine, items, sampling, use_tqdm)
 
     def stream(self, prompt: Any, sampling_params: SamplingParams | None = None) -> RequestStream:
@@ -210,7 +210,7 @@ class LLM:
         items = read_prompts(prompt, None)
         if len(items) != 1:
             raise ValueError(f"stream() takes one prompt, got {len(items)}; generate() takes many.")
-        self._encode(items)
+        encode_prompts(items, None if self._tokenizer is None else self._tokenizer.encode)
         return RequestStream(engine, items[0], read_sampling(sampling_params, 1)[0])
 
     def chat(
@@ -263,14 +263,6 @@ class LLM:
             raise ValueError("chat needs a tokenizer, but the model was opened with skip_tokenizer_init=True.")
         text = self._tokenizer.apply_chat_template(messages, tokenize=False, **template)
         return {"prompt": text, "prompt_token_ids": list(self._tokenizer.encode(text, add_special_tokens=False))}
-
-    def _encode(self, prompts: list[Prompt]) -> None:
-        tokenizer = self._tokenizer
-
-        def encode(texts: list[str]) -> list[list[int]]:
-            return [list(tokenizer.encode(text)) for text in texts]
-
-        encode_prompts(prompts, None if tokenizer is None else encode)
 
     def close(self) -> None:
         """End all requests and give all memory back. A second call does nothing."""

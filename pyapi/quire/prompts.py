@@ -92,24 +92,24 @@ def read_sampling(sampling_params: Any, num_prompts: int) -> list[SamplingParams
     return list(sampling_params)
 
 
-def encode_prompts(prompts: list[Prompt], encode: Callable[[list[str]], list[list[int]]] | None) -> None:
+def encode_prompts(prompts: list[Prompt], encode: Callable[[str], Iterable[int]] | None) -> None:
     """Give every prompt its token ids.
 
     Args:
-        encode: texts to ids; None if there is no tokenizer.
+        encode: text to ids; None if there is no tokenizer.
 
-    Raises: ValueError for text without a tokenizer, and for a prompt without tokens.
+    Raises: ValueError for text without a tokenizer, for text that it refuses, and for a prompt without tokens.
     """
-    texts = [(index, prompt.text) for index, prompt in enumerate(prompts) if prompt.token_ids is None]
-    if texts and encode is None:
-        raise ValueError(
-            f"prompts[{texts[0][0]}] is text, but the model was opened with skip_tokenizer_init=True; "
-            "give prompt_token_ids."
-        )
-    if texts and encode is not None:
-        encoded = encode([text or "" for _, text in texts])
-        for (index, _), token_ids in zip(texts, encoded, strict=True):
-            prompts[index].token_ids = token_ids
     for index, prompt in enumerate(prompts):
+        if prompt.token_ids is None:
+            if encode is None:
+                raise ValueError(
+                    f"prompts[{index}] is text, but the model was opened with skip_tokenizer_init=True; "
+                    "give prompt_token_ids."
+                )
+            try:
+                prompt.token_ids = list(encode(prompt.text or ""))
+            except ValueError as error:
+                raise ValueError(f"prompts[{index}]: {error}") from None
         if not prompt.token_ids:
             raise ValueError(f"prompts[{index}] is empty; a prompt needs at least one token.")

@@ -277,7 +277,7 @@ def core_sampling(params: SamplingParams) -> _core.SamplingParams:
     if not isinstance(params, SamplingParams):
         raise ValueError(f"sampling_params must be a SamplingParams, got {params!r}.")
     # On a copy: to be used must not change what belongs to the caller.
-    checked = params.clone()
+    checked = copy.copy(params)
     checked.verify()
     if checked.use_beam_search:
         raise NotImplementedError("use_beam_search=True is not offered; use temperature=0 for the best single text.")

@@ -66,7 +66,7 @@ PROGRAMS = {
     "a stream half read": "llm = quire.LLM(folder); stream = llm.stream('a'); next(stream)",
     "a closed model": "llm = quire.LLM(folder); llm.close()",
     "a failed constructor": "try: quire.LLM(folder, max_model_len=10**6)\nexcept ValueError: pass",
-    "a model that a library keeps": "import json; json.kept = quire.LLM(folder); json.kept.generate('a', use_tqdm=False)",
+    "a model that a library keeps": "import json; json.kept = quire.LLM(folder); next(json.kept.stream('a'))",
     "an output kept": "llm = quire.LLM(folder); kept = llm.generate('a', use_tqdm=False)",
 }
 

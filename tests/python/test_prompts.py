@@ -75,7 +75,7 @@ def test_sampling_is_shared_or_one_for_each() -> None:
 
 def test_text_is_encoded_and_given_ids_are_kept() -> None:
     prompts = [Prompt("ab", None), Prompt("c", [7]), Prompt("d", None)]
-    encode_prompts(prompts, lambda texts: [[ord(letter) for letter in text] for text in texts])
+    encode_prompts(prompts, lambda text: map(ord, text))
     assert [prompt.token_ids for prompt in prompts] == [[97, 98], [7], [100]]
 
 
@@ -83,7 +83,15 @@ def test_a_prompt_without_tokens_is_refused_by_its_number() -> None:
     with pytest.raises(ValueError, match=r"prompts\[1\] is empty"):
         encode_prompts([Prompt(None, [1]), Prompt(None, [])], None)
     with pytest.raises(ValueError, match=r"prompts\[0\] is empty"):
-        encode_prompts([Prompt("", None)], lambda texts: [[] for _ in texts])
+        encode_prompts([Prompt("", None)], lambda text: [])
+
+
+def test_text_that_the_tokenizer_refuses_is_named_by_its_number() -> None:
+    def refuse(text: str) -> list[int]:
+        raise ValueError(f"no {text}")
+
+    with pytest.raises(ValueError, match=r"prompts\[1\]: no b"):
+        encode_prompts([Prompt("a", [1]), Prompt("b", None)], refuse)
 
 
 def test_text_without_a_tokenizer_is_refused_with_advice() -> None:

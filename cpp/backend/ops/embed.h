@@ -9,7 +9,7 @@ class Stream;
 
 /// out[t] = table[ids[t] + offset] * scale (+ out[t] if `accumulate`, for learned positions).
 struct EmbedArgs {
-  Tensor table;                  ///< [V, D], float32, bfloat16 or float16; absent if `packed` is there
+  Tensor table;  ///< [V, D], float32, bfloat16 or float16; absent if `packed` is there
   /// [V, D], the head of a tied model: so that its numbers are held once.
   const PackedLinear* packed = nullptr;
   const int32_t* ids = nullptr;  ///< [T], each + offset within [0, V)

@@ -14,8 +14,8 @@
 #include <string>
 #include <vector>
 
-#include "backend/registry.h"
 #include "backend/cpu/cpu_features.h"
+#include "backend/registry.h"
 
 namespace quire::bench {
 namespace {
@@ -89,8 +89,12 @@ void bench_step(Backend& backend, Stream& stream, const Model& model, int64_t to
 
   KvWriteArgs write;
   const int64_t blocks = (tokens + 15) / 16;
-  write.kv = {.dtype = DType::kBFloat16, .num_blocks = blocks, .block_size = 16,
-              .num_kv_heads = static_cast<int32_t>(model.kv_heads), .head_dim = kDim, .v_head_dim = kDim};
+  write.kv = {.dtype = DType::kBFloat16,
+              .num_blocks = blocks,
+              .block_size = 16,
+              .num_kv_heads = static_cast<int32_t>(model.kv_heads),
+              .head_dim = kDim,
+              .v_head_dim = kDim};
   write.kv.block_bytes = backend.kv_block_bytes(DType::kBFloat16, 16, write.kv.num_kv_heads, kDim, kDim);
   const Buffer pages = backend.allocate(static_cast<size_t>(blocks * write.kv.block_bytes), MemoryKind::kKvCache);
   write.kv.data = pages.data();
@@ -104,7 +108,8 @@ void bench_step(Backend& backend, Stream& stream, const Model& model, int64_t to
   act.gated = true;
   act.x = Tensor(x.data(), DType::kFloat32, {tokens, 2 * model.ffn});
   act.out = Tensor(out.data(), DType::kFloat32, {tokens, model.ffn});
-  for (const auto& [kind, name] : {std::pair{Activation::kSilu, "silu, gated"}, {Activation::kGelu, "gelu, gated"},
+  for (const auto& [kind, name] : {std::pair{Activation::kSilu, "silu, gated"},
+                                   {Activation::kGelu, "gelu, gated"},
                                    {Activation::kGeluTanh, "gelu_tanh, gated"}}) {
     act.kind = kind;
     print(name, time_of(100, [&] { ops.activation(act, stream); }));

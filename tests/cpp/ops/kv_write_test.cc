@@ -39,8 +39,8 @@ struct Pages {
   uint32_t bits(int64_t block, int64_t element) const {
     const size_t size = kv.dtype == DType::kFloat32 ? 4 : 2;
     uint32_t stored = 0;
-    std::memcpy(&stored, bytes.data() + static_cast<size_t>(block * kv.block_bytes) + static_cast<size_t>(element) * size,
-                size);
+    std::memcpy(&stored,
+                bytes.data() + static_cast<size_t>(block * kv.block_bytes) + static_cast<size_t>(element) * size, size);
     return stored;
   }
 
@@ -59,8 +59,7 @@ TEST_P(KvWriteTest, tokens_go_to_their_slots_rounded_and_nothing_else_is_touched
   constexpr int32_t kBlocks = 6;
   const std::vector<int64_t> slot_numbers = {3, 70, 71, 17, 0};
   for (const DType dtype : {DType::kFloat32, DType::kBFloat16, DType::kFloat16}) {
-    for (const auto& [block_size, heads, dim, v_dim] :
-         std::vector<std::tuple<int32_t, int32_t, int32_t, int32_t>>{
+    for (const auto& [block_size, heads, dim, v_dim] : std::vector<std::tuple<int32_t, int32_t, int32_t, int32_t>>{
              {16, 3, 64, 64}, {16, 2, 80, 24}, {32, 1, 33, 7}, {128, 2, 8, 120}}) {
       Pages pages(machine, dtype, kBlocks, block_size, heads, dim, v_dim);
       // Some numbers that the small types cannot hold: infinity, or subnormal.

@@ -53,8 +53,8 @@ inline std::string isa_test_name(const testing::TestParamInfo<cpu::Isa>& info) {
 #define QUIRE_TEST_EVERY_ISA(suite) \
   INSTANTIATE_TEST_SUITE_P(isa, suite, testing::ValuesIn(quire::test::isas_here()), quire::test::isa_test_name)
 
-/// A float tensor in memory of its own: rows may be further apart than they are long, all that is not an element is NaN,
-/// and a guard of NaN lies behind the end.
+/// A float tensor in memory of its own: rows may be further apart than they are long, all that is not an element is
+/// NaN, and a guard of NaN lies behind the end.
 class Floats {
  public:
   Floats(std::initializer_list<int64_t> sizes, int64_t row_gap = 0, float value = kNan) {

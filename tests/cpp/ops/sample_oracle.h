@@ -16,11 +16,11 @@ namespace quire::test {
 
 /// Sampling as ops/sample.h defines it, step by step and in double, by sorting the whole row.
 struct SampleOracle {
-  std::vector<double> logits;     ///< after bias, mask and penalties, divided by the temperature
-  std::vector<int32_t> order;     ///< best first
-  std::vector<double> weights;    ///< of every id; 0 if dropped
+  std::vector<double> logits;   ///< after bias, mask and penalties, divided by the temperature
+  std::vector<int32_t> order;   ///< best first
+  std::vector<double> weights;  ///< of every id; 0 if dropped
   double total = 0.0;
-  double nearest_cut = 1.0;       ///< how close top_p or min_p were to deciding otherwise, as a share of the mass
+  double nearest_cut = 1.0;  ///< how close top_p or min_p were to deciding otherwise, as a share of the mass
 
   SampleOracle(const std::vector<float>& row, const SampleRow& choice) {
     logits = edited(row, choice);
