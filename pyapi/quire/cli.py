@@ -102,6 +102,7 @@ def _run(words: list[str]) -> int:
     command = import_module(f"quire.commands.{name}")
     parser = Parser(
         prog=f"quire {name}",
+        usage=f"quire {name} {command.USAGE}",
         description=command.__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,

@@ -147,10 +147,10 @@ class SamplingParams:
     stop_token_ids: list[int] | None = described(None, STOP_TOKEN_IDS, "end the text after one of these token ids")
     include_stop_str_in_output: bool = described(False, BOOL, "leave the stop string in the text")
     ignore_eos: bool = described(False, BOOL, "go on after the model's end-of-text token")
-    max_tokens: int | None = described(16, optional(INT), "most tokens generated; None: up to max_model_len; >= 1")
+    max_tokens: int | None = described(16, optional(INT), "most tokens generated; none: up to max_model_len; >= 1")
     min_tokens: int = described(0, INT, "tokens generated before the text may end; in [0, max_tokens]")
     logprobs: int | None = described(
-        None, optional(INT), "best log-probabilities returned per token, None for none; >= 0"
+        None, optional(INT), "best log-probabilities returned per token; none: not even the chosen one's; >= 0"
     )
     prompt_logprobs: int | None = described(None, optional(INT), "the same for the tokens of the prompt; >= 0")
     skip_special_tokens: bool = described(True, BOOL, "leave special tokens out of the text")

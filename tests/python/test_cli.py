@@ -89,6 +89,7 @@ def test_help_of_a_command_shows_its_flags_with_defaults(run_quire: Run) -> None
     for flag in ("--model", "--temperature", "--top-p", "--max-tokens", "--stop", "--seed", "--n", "--dtype", "--file"):
         assert f"{flag} " in shown
     assert "(default: 1.0)" in shown
+    assert "(default: 256)" in shown  # the command's own, not SamplingParams'
     assert "--enforce-eager" not in shown  # accepted, but of no interest
 
 
@@ -137,6 +138,21 @@ def test_several_completions_are_numbered(run_quire: Run, model: list[str]) -> N
     result = run_quire("generate", "The", *model, "--n", "3", "--max-tokens", "4", "--ignore-eos", "--seed", "1")
     assert re.findall(r"^--- (\d) of 3$", result.stdout, re.MULTILINE) == ["1", "2", "3"]
     assert "12 tokens" in result.stderr
+
+
+def test_json_holds_text_ids_and_logprobs(run_quire: Run, model: list[str], expected: str) -> None:
+    result = run_quire("generate", "The", "--json", *model, *FIXED, "--logprobs", "1", "--prompt-logprobs", "0")
+    (output,) = json.loads(result.stdout)["outputs"]
+    assert (output["text"], output["finish_reason"]) == (expected, "length")
+    assert len(output["token_ids"]) == len(output["logprobs"]) == 12
+    assert json.loads(result.stdout)["prompt_logprobs"][0] is None
+
+
+def test_impossible_logprobs_are_null_in_json(run_quire: Run, model: list[str]) -> None:
+    result = run_quire("generate", "The", "--json", *model, "--top-k", "1", "--max-tokens", "2", "--logprobs", "3")
+    assert "Infinity" not in result.stdout
+    best = [one["logprob"] for one in json.loads(result.stdout)["outputs"][0]["logprobs"][0].values()]
+    assert best == [0.0, None, None]
 
 
 def test_sampling_defaults_come_from_the_model(run_quire: Run, tmp_path: Path) -> None:

@@ -51,6 +51,7 @@ WORDS = [
     Mistake("serve", "unknown command 'serve'.*generate, chat, info"),
     Mistake("--verson", "unknown flag '--verson'"),
     Mistake("generate", "no prompt"),
+    Mistake("generate --file {folder}/empty.txt", "no prompt: .*empty.txt is empty"),
     Mistake("generate a --file b", "argument or with --file, not both"),
     Mistake("generate once upon", "unexpected argument 'upon'.*quotes"),
     Mistake("generate a --temprature 1", "unknown flag --temprature, did you mean --temperature"),
@@ -140,7 +141,12 @@ MODELS = [
         write("generation_config.json", b'{"temperature": "hot"}'),
     ),
     Mistake("generate a --model {model}", r"generation_config\.json", 1, write("generation_config.json", b"{")),
-    Mistake("chat --model {model}", "chat template", 1, write("tokenizer_config.json", b"{}")),
+    Mistake(
+        "chat --model {model}",
+        "no chat template: give one with --chat-template",
+        1,
+        write("tokenizer_config.json", b"{}"),
+    ),
     Mistake("info {model}", r"config\.json", 1, remove("config.json")),
 ]
 
@@ -155,6 +161,7 @@ class Terminal(io.StringIO):
 def prepare(mistake: Mistake, folder: Path) -> list[str]:
     """The words of the command line, with the files they speak of."""
     (folder / "binary").write_bytes(b"\xff\xfe\x00")
+    (folder / "empty.txt").write_bytes(b"")
     (folder / "long.txt").write_text("zq " * 200)
     if "{model}" in mistake.words:
         tiny.make(folder / "model")

@@ -1,1 +1,1 @@
-"""The commands of `quire`: each module has add_flags(parser) and run(options), and is imported only to run."""
+"""The commands of `quire`: each module has USAGE, add_flags(parser) and run(options), and is imported only to run."""

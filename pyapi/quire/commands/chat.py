@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from quire.llm import LLM
     from quire.sampling import SamplingParams
 
+USAGE = "[FLAG ...]"
+
 # An answer ends where the model ends it, or with the context.
 DEFAULTS = {"max_tokens": None}
 
@@ -30,7 +32,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     """Add the flags of `quire chat`."""
     parser.add_argument("--system", metavar="TEXT", help="what the model is told before the conversation")
     parser.add_argument("--chat-template", metavar="FILE", help="jinja2 template to use instead of the model's")
-    add_sampling_flags(parser)
+    add_sampling_flags(parser, DEFAULTS)
     add_engine_flags(parser, exclude=ENGINE_FLAGS_LEFT_OUT, keep_defaults=False)
 
 
@@ -60,7 +62,9 @@ class Conversation:
         self._template = template
         self._beginning = [] if system is None else [{"role": "system", "content": system}]
         self._messages: list[dict[str, Any]] = list(self._beginning)
-        # A model without a template must be told now, not after the first question.
+        # What is wrong with the template must be told now, not after the first question.
+        if template is None and llm.get_tokenizer().chat_template is None:
+            raise ValueError("The model has no chat template: give one with --chat-template, or use `quire generate`.")
         probe = [*self._beginning, {"role": "user", "content": "Hello"}]
         llm.get_tokenizer().apply_chat_template(probe, chat_template=template, tokenize=False)
 

@@ -49,6 +49,8 @@ def read_prompt(prompt: str | None, file: str | None) -> str:
         text = data.decode()
     except UnicodeDecodeError as error:
         raise ValueError(f"{name} is not UTF-8 text: {error.reason} at byte {error.start}.") from None
+    if prompt is None and not text:
+        raise UsageError(f"no prompt: {name} is empty")
     return text.removesuffix("\n").removesuffix("\r")
 
 

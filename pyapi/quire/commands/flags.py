@@ -12,12 +12,18 @@ from quire.checks import Kind
 from quire.sampling import LOGITS_PROCESSORS, SamplingParams
 
 
-def add_sampling_flags(parser: argparse.ArgumentParser) -> None:
-    """One flag for every field of SamplingParams; those not given are left out of the result."""
-    group = parser.add_argument_group("sampling")
+def add_sampling_flags(parser: argparse.ArgumentParser, defaults: dict[str, Any]) -> None:
+    """One flag for every field of SamplingParams; those not given are left out of the result.
+
+    Args:
+        defaults: the command's own, to be shown.
+    """
+    group = parser.add_argument_group(
+        "sampling", "What the model's generation_config.json recommends goes before these defaults."
+    )
     for entry in fields(SamplingParams):
         if entry.metadata["kind"] is not LOGITS_PROCESSORS:
-            _add_flag(group, entry, argparse.SUPPRESS)
+            _add_flag(group, entry, argparse.SUPPRESS, defaults.get(entry.name, entry.default))
 
 
 def add_engine_flags(
@@ -33,7 +39,7 @@ def add_engine_flags(
     )
     for entry in fields(EngineArgs):
         if entry.name not in exclude:
-            _add_flag(group, entry, entry.default if keep_defaults else argparse.SUPPRESS)
+            _add_flag(group, entry, entry.default if keep_defaults else argparse.SUPPRESS, entry.default)
 
 
 def given(options: argparse.Namespace, arguments_type: Any, exclude: tuple[str, ...] = ()) -> dict[str, Any]:
@@ -42,12 +48,11 @@ def given(options: argparse.Namespace, arguments_type: Any, exclude: tuple[str, 
     return {name: getattr(options, name) for name in names if hasattr(options, name)}
 
 
-def _add_flag(group: argparse._ArgumentGroup, entry: Field[Any], default: Any) -> None:
+def _add_flag(group: argparse._ArgumentGroup, entry: Field[Any], default: Any, shown: Any) -> None:
     kind: Kind = entry.metadata["kind"]
     names = ["--" + entry.name.replace("_", "-"), *entry.metadata.get("flags", ())]
     hidden = entry.metadata.get("hidden", False)
-    shown_default = "" if entry.default is None else f" (default: {_shown(entry.default)})"
-    text = argparse.SUPPRESS if hidden else entry.metadata["help"] + shown_default
+    text = argparse.SUPPRESS if hidden else entry.metadata["help"] + _default_text(shown)
     if kind.parse is None:
         group.add_argument(*names, action=argparse.BooleanOptionalAction, default=default, dest=entry.name, help=text)
         return
@@ -62,8 +67,10 @@ def _add_flag(group: argparse._ArgumentGroup, entry: Field[Any], default: Any) -
     )
 
 
-def _shown(default: Any) -> str:
-    return {True: "yes", False: "no"}[default] if isinstance(default, bool) else str(default)
+def _default_text(default: Any) -> str:
+    if default is None:
+        return ""
+    return f" (default: { ({True: 'yes', False: 'no'}[default] if isinstance(default, bool) else default) })"
 
 
 def _parser(kind: Kind) -> Callable[[str], Any]:

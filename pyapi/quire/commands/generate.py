@@ -7,10 +7,12 @@ from the model's generation_config.json where it has any.
 from __future__ import annotations
 
 import argparse
+import json
+import math
 import os
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from quire.arguments import EngineArgs
@@ -21,6 +23,9 @@ from quire.sampling import SamplingParams, core_sampling, default_sampling
 
 if TYPE_CHECKING:
     from quire.llm import LLM
+    from quire.outputs import RequestMetrics
+
+USAGE = "[PROMPT] [FLAG ...]"
 
 # Where neither the flags nor the model say otherwise. The text is read behind its prompt, so it keeps its first space.
 DEFAULTS = {"max_tokens": 256, "text_continues_prompt": True}
@@ -39,8 +44,9 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         default=sys.stdout.isatty(),
         help="print the prompt before the text (default: on a terminal)",
     )
+    parser.add_argument("--json", action="store_true", help="print JSON at the end: text, token ids, log-probabilities")
     parser.add_argument("--quiet", action="store_true", help="no line about speed at the end")
-    add_sampling_flags(parser)
+    add_sampling_flags(parser, DEFAULTS)
     add_engine_flags(parser, exclude=ENGINE_FLAGS_LEFT_OUT, keep_defaults=False)
 
 
@@ -56,8 +62,10 @@ def run(options: argparse.Namespace) -> int:
     start = time.monotonic()
     with LLM.from_engine_args(arguments) as llm:
         speed = Speed(loaded=time.monotonic() - start)
-        complete = _stream if params.n == 1 else _print_all
-        error = complete(llm, prompt, params, options.echo, speed)
+        if options.json or params.n > 1:
+            error = _at_the_end(llm, prompt, params, options, speed)
+        else:
+            error = _stream(llm, prompt, params, options.echo, speed)
     if not options.quiet:
         repeat = "" if params.seed is None or "seed" in options else f"; --seed {params.seed} repeats it"
         console.note(speed.line() + repeat)
@@ -99,29 +107,24 @@ class Speed:
     loaded: float
     """Seconds."""
     num_tokens: int = 0
-    first_token: float | None = None
-    """Seconds from the request to the first token."""
-    total: float = 0.0
-    """Seconds from the request to the last token."""
+    metrics: RequestMetrics | None = None
+    """The engine's own times: text may wait on its way to the terminal."""
 
     def line(self) -> str:
         """One line for people."""
-        if self.first_token is None:
-            return f"no tokens; loaded in {console.seconds(self.loaded)}"
+        loaded = f"loaded in {console.seconds(self.loaded)}"
+        if self.metrics is None or self.metrics.first_token_time is None or self.metrics.last_token_time is None:
+            return f"no tokens; {loaded}"
+        first = self.metrics.first_token_time - self.metrics.arrival_time
         # The first token belongs to the prompt: with more than one, the speed is that of the others.
-        decoding = self.total - self.first_token
-        if self.num_tokens > 1 and decoding > 0:
-            speed = (self.num_tokens - 1) / decoding
+        if self.num_tokens > 1:
+            speed = (self.num_tokens - 1) / max(self.metrics.last_token_time - self.metrics.first_token_time, 1e-6)
         else:
-            speed = self.num_tokens / max(self.total, 1e-6)
-        return (
-            f"{self.num_tokens} tokens, {speed:.1f} tokens/s, first token after {console.seconds(self.first_token)}, "
-            f"loaded in {console.seconds(self.loaded)}"
-        )
+            speed = self.num_tokens / max(first, 1e-6)
+        return f"{self.num_tokens} tokens, {speed:.1f} tokens/s, first token after {console.seconds(first)}, {loaded}"
 
 
 def _stream(llm: LLM, prompt: str, params: SamplingParams, echo: bool, speed: Speed) -> str | None:
-    start = time.monotonic()
     error = None
     last = "\n"
     with llm.stream(prompt, params) as outputs:
@@ -132,29 +135,36 @@ def _stream(llm: LLM, prompt: str, params: SamplingParams, echo: bool, speed: Sp
             for output in outputs:
                 for completion in output.outputs:
                     speed.num_tokens += len(completion.token_ids)
-                    if completion.token_ids and speed.first_token is None:
-                        speed.first_token = time.monotonic() - start
                     if completion.text:
                         console.write(completion.text)
                         last = completion.text
                 error = output.error or error
+                speed.metrics = output.metrics
         finally:
-            speed.total = time.monotonic() - start
             if not last.endswith("\n"):
                 console.write("\n")
     return error
 
 
-def _print_all(llm: LLM, prompt: str, params: SamplingParams, echo: bool, speed: Speed) -> str | None:
-    """Several completions would mix if they were shown as they come; each follows a line with its number."""
-    start = time.monotonic()
+def _at_the_end(llm: LLM, prompt: str, params: SamplingParams, options: argparse.Namespace, speed: Speed) -> str | None:
+    """JSON, or several completions, which would mix if they were shown as they come."""
     output = llm.generate(prompt, params, use_tqdm=False)[0]
-    speed.total = time.monotonic() - start
-    if output.metrics and output.metrics.first_token_time is not None:
-        speed.first_token = output.metrics.first_token_time - output.metrics.arrival_time
+    speed.metrics = output.metrics
+    speed.num_tokens = sum(len(completion.token_ids) for completion in output.outputs)
+    if options.json:
+        console.write(json.dumps(_finite(asdict(output)), indent=2, ensure_ascii=False) + "\n")
+        return output.error
     for completion in output.outputs:
-        speed.num_tokens += len(completion.token_ids)
-        text = (prompt if echo else "") + completion.text
+        text = (prompt if options.echo else "") + completion.text
         end = "" if text.endswith("\n") else "\n"
         console.write(f"--- {completion.index + 1} of {params.n}\n{text}{end}")
     return output.error
+
+
+def _finite(value: Any) -> Any:
+    """The same with null for infinite log-probabilities, which JSON does not know."""
+    if isinstance(value, dict):
+        return {key: _finite(entry) for key, entry in value.items()}
+    if isinstance(value, list):
+        return [_finite(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

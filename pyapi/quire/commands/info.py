@@ -14,6 +14,8 @@ from quire.commands.generate import ENGINE_FLAGS_LEFT_OUT, engine_arguments
 if TYPE_CHECKING:
     from quire import _core
 
+USAGE = "[MODEL] [FLAG ...]"
+
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Add the flags of `quire info`."""

@@ -446,6 +446,7 @@ def export(work: Path, out: Path, shape: Shape, device: torch.device) -> None:
         "top_p": 0.95,
         "top_k": 40,
         "repetition_penalty": 1.1,
+        "max_new_tokens": 700,
     }
     tokenizer_config = {
         "tokenizer_class": "PreTrainedTokenizerFast",
