@@ -27,11 +27,12 @@ constexpr int vectors_beside(int rows) {
 
 #include "backend/cpu/simd_math.inl"
 #include "backend/cpu/simd_rows.inl"
-// Each needs the ones before.
+// Each needs those before.
+#include "backend/cpu/attention_view.inl"
+//
 #include "backend/cpu/attention_tile.inl"
 //
 #include "backend/cpu/attention_softmax.inl"
-//
 #include "backend/cpu/attention_span.inl"
 //
 #include "backend/cpu/attention_walk.inl"

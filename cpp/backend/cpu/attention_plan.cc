@@ -5,7 +5,7 @@
 namespace quire::cpu {
 namespace {
 
-constexpr int64_t kItemsPerThread = 4;
+constexpr int64_t kItemsPerThread = 8;
 /// Smaller tiles would spend more on unpacking keys and values than on the products.
 constexpr int32_t kMinRows = 24;
 /// What a key costs beside the products of its rows, in rows.
@@ -16,6 +16,11 @@ int64_t cost(const AttentionTile& tile, int32_t group) {
 }
 
 }  // namespace
+
+AttentionPlan& AttentionPlan::of_this_thread() {
+  thread_local AttentionPlan plan;
+  return plan;
+}
 
 void AttentionPlan::build(const AttentionArgs& args, int num_threads, int32_t most_rows, int32_t row_floats) {
   const RaggedBatch& batch = *args.batch;

@@ -37,6 +37,9 @@ struct AttentionItem {
 struct AttentionPlan {
   static constexpr int64_t kWhole = -1;
 
+  /// The calling thread's plan, which keeps its memory from call to call.
+  static AttentionPlan& of_this_thread();
+
   int32_t group = 0;              ///< H / G
   int32_t max_rows = 0;           ///< of any tile
   int64_t partials_per_span = 0;  ///< floats of a span of a full tile
@@ -50,7 +53,7 @@ struct AttentionPlan {
   std::vector<float> partials;
 
   /// `row_floats`: size of one row's partial sum. `most_rows`: largest tile that the kernels can take; a tile holds at
-  /// least one token whatever its number of heads. Keeps the memory of earlier calls.
+  /// least one token whatever its number of heads.
   void build(const AttentionArgs& args, int num_threads, int32_t most_rows, int32_t row_floats);
 
   int32_t rows(const AttentionTile& tile) const { return tile.num_tokens * group; }

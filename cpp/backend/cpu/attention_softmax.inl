@@ -8,7 +8,7 @@ struct ScoreRule {
   float distance = 0.0f;  ///< span's first key position minus the query's
 };
 
-/// Scale of one row's partial sum: largest score and sum of exponentials relative to it. No keys: sum 0.
+/// Softmax over some keys of a row: largest score, and sum of exponentials relative to it. No keys: sum 0.
 struct RowSum {
   float best = -std::numeric_limits<float>::infinity();
   float sum = 0.0f;
@@ -77,6 +77,11 @@ float exp_of(float x) {
 /// Join the partial sum `piece` of later keys to `row`. `size`: a multiple of 16.
 void join_row(RowSum& row, float* out, RowSum piece, const float* piece_out, int64_t size) {
   if (piece.sum == 0.0f) return;
+  if (row.sum == 0.0f) {
+    row = piece;
+    std::copy_n(piece_out, size, out);
+    return;
+  }
   // The larger of the two keeps its scale.
   const bool rises = piece.best > row.best;
   const float factor = exp_of(rises ? row.best - piece.best : piece.best - row.best);

@@ -1,4 +1,9 @@
-// A worker's way through one item of the plan: all spans of a tile, chunk of rows by chunk of rows.
+// A worker's way through one item of the plan (attention_plan.h).
+//
+// Per span of keys: stripes of rows, each of them scores (attention_tile.inl), softmax in two passes over the scores
+// (attention_softmax.inl), values, and the join with the spans before. A span's partial sum starts from zero, and spans
+// are joined in rising order, by the same code whether one worker sees all spans of a row or several share them.
+// Many rows (prefill) unpack each span once and multiply from the caches; few rows (decode) read the pages in place.
 
 constexpr int kMostRows = 384;
 /// Rows that go through scores, softmax and values together, so that the scores stay in the first-level cache.
@@ -106,8 +111,8 @@ class ItemRun {
            head(row) * args_.q.strides[1];
   }
 
-  /// Chunk after chunk, scaled and transposed to [K][rows of the chunk]; rows missing in the last unpacked chunk are
-  /// zero.
+  /// Chunk after chunk, scaled and transposed to [K][rows of the chunk]. Rows missing in the last unpacked chunk are
+  /// zero: their products are formed, though not used.
   void load_queries() {
     const int64_t size = args_.kv.head_dim;
     for (int chunk = 0; chunk < num_rows_; chunk += chunk_rows_) {

@@ -212,6 +212,12 @@ TEST_P(SampleTest, equal_logits_go_to_the_smaller_id) {
     EXPECT_EQ(result.candidates[i].rank, static_cast<int32_t>(i + 1));
   }
   SampleRow row;
+  row.given_token = 4500;
+  row.num_logprobs = 0;
+  EXPECT_EQ(sample_one(logits, row).candidates[0].rank, 3);
+  row.given_token = 3;
+  EXPECT_EQ(sample_one(logits, row).candidates[0].rank, 7);
+  row = {};
   row.top_k = 2;
   for (row.position = 0; row.position < 50; ++row.position) {
     EXPECT_LT(sample_one(logits, row).token, 4201) << "top_k 2 keeps 4100 and 4200";
