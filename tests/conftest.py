@@ -1,6 +1,7 @@
 """What all Python tests share: tiny models, the folder of larger ones, the command line."""
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -11,6 +12,9 @@ import pytest
 
 import quire
 import tiny
+
+# A shell that starts the tests in the background has them ignore Ctrl-C, and every program they start as well.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
