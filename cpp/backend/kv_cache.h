@@ -23,12 +23,13 @@ struct KvLayer {
 /// The ragged batch of one step: tokens of all sequences packed along T, prompt chunks and single tokens alike.
 /// Arrays live in the backend's memory.
 struct RaggedBatch {
-  int32_t num_tokens = 0;                 ///< T
-  int32_t num_sequences = 0;              ///< S
-  const int32_t* token_ids = nullptr;     ///< [T]
-  const int32_t* positions = nullptr;     ///< [T], counted from the sequence's first token
-  const int64_t* slots = nullptr;         ///< [T], block * B + offset where the token's keys and values go
-  const int32_t* query_start = nullptr;   ///< [S + 1], first token of each sequence in T
+  int32_t num_tokens = 0;                ///< T
+  int32_t num_sequences = 0;             ///< S
+  const int32_t* token_ids = nullptr;    ///< [T]
+  const int32_t* positions = nullptr;    ///< [T], counted from the sequence's first token
+  const int32_t* rope_rows = nullptr;    ///< [T], row of the rope tables: the position, in the sequence's set of angles
+  const int64_t* slots = nullptr;        ///< [T], block * B + offset where the token's keys and values go
+  const int32_t* query_start = nullptr;  ///< [S + 1], first token of each sequence in T
   const int32_t* context_lens = nullptr;  ///< [S], keys in the cache once this step's are written
   const int32_t* block_tables = nullptr;  ///< [S, max_blocks], unused entries hold any value
   int32_t max_blocks = 0;

@@ -1,11 +1,13 @@
 #pragma once
 
 #include "backend/ops/activation.h"
+#include "backend/ops/add.h"
 #include "backend/ops/attention.h"
 #include "backend/ops/embed.h"
 #include "backend/ops/gather.h"
 #include "backend/ops/kv_write.h"
 #include "backend/ops/linear.h"
+#include "backend/ops/moe.h"
 #include "backend/ops/norm.h"
 #include "backend/ops/rope.h"
 #include "backend/ops/sample.h"
@@ -17,11 +19,16 @@ struct Ops {
   EmbedFn embed = nullptr;
   NormFn norm = nullptr;
   LinearFn linear = nullptr;
+  GroupedLinearFn grouped_linear = nullptr;
   RopeFn rope = nullptr;
   KvWriteFn kv_write = nullptr;
   CopyBlocksFn copy_blocks = nullptr;
   AttentionFn attention = nullptr;
   ActivationFn activation = nullptr;
+  RouteFn route = nullptr;
+  MoeFn moe = nullptr;
+  AddFn add = nullptr;
+  ClipFn clip = nullptr;
   GatherFn gather = nullptr;
   LogitScaleFn logit_scale = nullptr;
   SampleFn sample = nullptr;

@@ -13,11 +13,19 @@ class Stream;
 /// bias, then residual. So a row's result does not depend on T, nor on the instruction set.
 struct LinearArgs {
   Tensor x;                              ///< [T, K] float32, rows may be strided
-  const PackedLinear* weight = nullptr;  ///< [N, K]
+  const PackedLinear* weight = nullptr;  ///< [N, K], one group
   Tensor bias;                           ///< [N] float32, may be absent
   Tensor residual;                       ///< [T, N] float32, may be absent, may be `out`
   Tensor out;                            ///< [T, N] float32; not `x`
 };
 using LinearFn = void (*)(const LinearArgs&, Stream&);
+
+/// out[t, g] = weight[g] * x[t, g]: every group, a head say, has a matrix of its own. Order of the sum as above.
+struct GroupedLinearArgs {
+  Tensor x;                              ///< [T, G, K] float32, any strides but the last
+  const PackedLinear* weight = nullptr;  ///< G matrices [N, K]
+  Tensor out;                            ///< [T, G, N] float32, any strides but the last; not `x`
+};
+using GroupedLinearFn = void (*)(const GroupedLinearArgs&, Stream&);
 
 }  // namespace quire
