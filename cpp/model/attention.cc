@@ -1,5 +1,3 @@
-#include <cmath>
-
 #include "model/step.h"
 
 namespace quire {
@@ -12,10 +10,30 @@ void apply_qk_norm(const Step& step, const Attention& spec, const NormWeights& w
   apply_norm(step, spec.qk_norm_kind, weights, x, x);
 }
 
+void apply_rope(const Step& step, const Attention& spec, const RopeTable& table, Tensor qkv) {
+  const auto turn = [&](int64_t first, int64_t heads, Tensor cos, Tensor sin) {
+    const Tensor x = qkv.columns(first * spec.head_dim, heads * spec.head_dim).heads(heads, spec.head_dim);
+    step.ops.rope({.x = x,
+                   .rows = step.batch.rope_rows,
+                   .cos = cos,
+                   .sin = sin,
+                   .layout = table.rope.interleaved ? RopeLayout::kInterleaved : RopeLayout::kHalf,
+                   .out = x},
+                  step.stream);
+  };
+  if (table.rope.log_scale_base == 0) {
+    // q and k lie side by side, so one call turns the heads of both.
+    turn(0, spec.heads + spec.kv_heads, table.cos, table.sin);
+  } else {
+    turn(0, spec.heads, table.q_cos, table.q_sin);
+    turn(spec.heads, spec.kv_heads, table.cos, table.sin);
+  }
+}
+
 }  // namespace
 
-void apply_attention(const Step& step, const Attention& spec, const AttentionWeights& weights, const RopeTable* rope,
-                     const KvLayer& kv, Tensor x) {
+void apply_attention(const Step& step, const Attention& spec, const AttentionWeights& weights,
+                     const LayerPositions& positions, const KvLayer& kv, Tensor x, const Sink& sink) {
   const int64_t q_columns = int64_t{spec.heads} * spec.head_dim;
   const int64_t k_columns = int64_t{spec.kv_heads} * spec.head_dim;
   const int64_t v_columns = int64_t{spec.kv_heads} * spec.value_dim();
@@ -23,40 +41,30 @@ void apply_attention(const Step& step, const Attention& spec, const AttentionWei
 
   const Tensor qkv(step.memory.qkv.data, DType::kFloat32, {num_tokens, q_columns + k_columns + v_columns});
   step.ops.linear({.x = x, .weight = &weights.qkv, .bias = weights.qkv_bias, .out = qkv}, step.stream);
+  if (spec.clip_qkv > 0) step.ops.clip({.x = qkv, .limit = static_cast<float>(spec.clip_qkv)}, step.stream);
 
   const Tensor q = qkv.columns(0, q_columns).heads(spec.heads, spec.head_dim);
   const Tensor k = qkv.columns(q_columns, k_columns).heads(spec.kv_heads, spec.head_dim);
   const Tensor v = qkv.columns(q_columns + k_columns, v_columns).heads(spec.kv_heads, spec.value_dim());
   apply_qk_norm(step, spec, weights.q_norm, q, qkv.columns(0, q_columns));
   apply_qk_norm(step, spec, weights.k_norm, k, qkv.columns(q_columns, k_columns));
-
-  if (rope != nullptr) {
-    // q and k lie side by side, so one call turns the heads of both.
-    const Tensor qk = qkv.columns(0, q_columns + k_columns).heads(spec.heads + spec.kv_heads, spec.head_dim);
-    step.ops.rope({.x = qk,
-                   .rows = step.batch.positions,
-                   .cos = rope->cos,
-                   .sin = rope->sin,
-                   .layout = rope->rope.interleaved ? RopeLayout::kInterleaved : RopeLayout::kHalf},
-                  step.stream);
-  }
+  if (positions.rope != nullptr) apply_rope(step, spec, *positions.rope, qkv);
   step.ops.kv_write({.k = k, .v = v, .kv = kv, .slots = step.batch.slots}, step.stream);
 
-  const int64_t out_columns = int64_t{spec.heads} * spec.value_dim();
-  const Tensor mixed(step.memory.attention.data, DType::kFloat32, {num_tokens, out_columns});
-  const double scale = spec.scale > 0 ? spec.scale : 1.0 / std::sqrt(static_cast<double>(spec.head_dim));
+  const Tensor mixed(step.memory.attention.data, DType::kFloat32, {num_tokens, int64_t{spec.heads} * spec.value_dim()});
   step.ops.attention({.q = q,
                       .kv = kv,
                       .batch = &step.batch,
-                      .scale = static_cast<float>(scale),
+                      .scale = static_cast<float>(attention_scale(spec)),
                       .window = spec.window,
                       .softcap = static_cast<float>(spec.softcap),
+                      .alibi_slopes = positions.alibi_slopes,
+                      .sinks = weights.sinks.as<const float>(),
                       .out = mixed.heads(spec.heads, spec.value_dim())},
                      step.stream);
-
-  const Tensor hidden = step.memory.hidden;
-  step.ops.linear({.x = mixed, .weight = &weights.out, .bias = weights.out_bias, .residual = hidden, .out = hidden},
-                  step.stream);
+  step.ops.linear(
+      {.x = mixed, .weight = &weights.out, .bias = weights.out_bias, .residual = sink.residual, .out = sink.out},
+      step.stream);
 }
 
 }  // namespace quire

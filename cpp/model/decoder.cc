@@ -9,25 +9,117 @@ struct Decoder::State {
   const ModelSpec& spec;
   const ModelWeights& weights;
   const Ops& ops;
-  RopeTables rope;
+  PositionTables positions;
 };
 
 namespace {
 
-/// What this decoder has no code for fails here, before the first token, and not in the middle of a layer.
-void require_served(const ModelSpec& spec) {
-  for (const Layer& layer : spec.layers) {
-    const Attention& attention = layer.attention;
-    const Rope* rope = std::get_if<Rope>(&attention.positions);
-    const bool long_rope = rope != nullptr && rope->scaling.kind == RopeScaling::Kind::kLongRope;
-    const char* missing = std::holds_alternative<Alibi>(attention.positions) ? "alibi"
-                          : long_rope                                        ? "rope_type=longrope"
-                          : attention.clip_qkv > 0                           ? "clip_qkv"
-                          : attention.sinks                                  ? "sinks"
-                                                                             : nullptr;
-    QUIRE_REQUIRE(missing == nullptr, ErrorKind::kUnsupported,
-                  "[decoder] the model asks for attention that is not there: ", missing, ", family=", spec.family);
+/// One layer of one step.
+class LayerRun {
+ public:
+  LayerRun(const Step& step, const Layer& spec, const LayerWeights& weights, const LayerPositions& positions,
+           const KvLayer& kv)
+      : step_(step), spec_(spec), weights_(weights), positions_(positions), kv_(kv), hidden_(step.memory.hidden) {}
+
+  void run() const {
+    switch (spec_.wiring) {
+      case Wiring::kSequential:
+        add_attention(attention_norm(step_.memory.normed));
+        add_ffn(ffn_norm(step_.memory.normed));
+        return;
+      case Wiring::kParallel: {
+        const Tensor x = attention_norm(step_.memory.normed);
+        add_attention(x);
+        add_ffn(x);
+        return;
+      }
+      case Wiring::kParallelTwoNorms: {
+        const Tensor x = ffn_norm(step_.memory.normed_ffn);
+        add_attention(attention_norm(step_.memory.normed));
+        add_ffn(x);
+        return;
+      }
+      case Wiring::kPost:
+        add_attention(hidden_);
+        attention_norm(hidden_);
+        add_ffn(hidden_);
+        ffn_norm(hidden_);
+        return;
+      case Wiring::kNormedResidual:
+        add_attention(attention_norm(hidden_));
+        add_ffn(ffn_norm(hidden_));
+        return;
+    }
   }
+
+ private:
+  Tensor attention_norm(Tensor out) const {
+    return apply_norm(step_, spec_.attention_norm, weights_.attention_norm, hidden_, out);
+  }
+  Tensor ffn_norm(Tensor out) const { return apply_norm(step_, spec_.ffn_norm, weights_.ffn_norm, hidden_, out); }
+
+  void add_attention(Tensor x) const {
+    add(spec_.attention_out_norm, weights_.attention_out_norm, [&](const Sink& sink) {
+      if (spec_.attention.latent) {
+        apply_latent_attention(step_, spec_.attention, weights_.attention, positions_, kv_, x, sink);
+      } else {
+        apply_attention(step_, spec_.attention, weights_.attention, positions_, kv_, x, sink);
+      }
+    });
+  }
+
+  void add_ffn(Tensor x) const {
+    add(spec_.ffn_out_norm, weights_.ffn_out_norm, [&](const Sink& sink) {
+      if (spec_.ffn.moe) {
+        apply_experts(step_, spec_.ffn, weights_.ffn, x, sink);
+      } else {
+        apply_ffn(step_, spec_.ffn, weights_.ffn, x, sink);
+      }
+    });
+  }
+
+  /// hidden += residual_scale * norm(part). Where nothing is done to the part's result it is added as it is made.
+  template <typename Part>
+  void add(const Norm& norm, const NormWeights& weights, const Part& part) const {
+    if (norm.kind == Norm::Kind::kNone && spec_.residual_scale == 1.0f) {
+      return part({.residual = hidden_, .out = hidden_});
+    }
+    const Tensor result = step_.memory.branch;
+    part({.residual = {}, .out = result});
+    apply_norm(step_, norm, weights, result, result);
+    step_.ops.add({.x = result, .scale = spec_.residual_scale, .out = hidden_}, step_.stream);
+  }
+
+  const Step& step_;
+  const Layer& spec_;
+  const LayerWeights& weights_;
+  const LayerPositions& positions_;
+  const KvLayer& kv_;
+  const Tensor hidden_;
+};
+
+/// memory.hidden = what enters the first layer.
+void embed(const Step& step, const ModelSpec& spec, const ModelWeights& weights) {
+  const Tensor hidden = step.memory.hidden;
+  const Tensor embedded = spec.projects_embedding() ? step.memory.embedded : hidden;
+  step.ops.embed({.table = weights.embedding,
+                  .packed = weights.embedding ? nullptr : &weights.head,
+                  .ids = step.batch.token_ids,
+                  .scale = spec.embed_scale,
+                  .out = embedded},
+                 step.stream);
+  apply_norm(step, spec.embed_norm, weights.embed_norm, embedded, embedded);
+  if (spec.projects_embedding()) {
+    step.ops.linear({.x = embedded, .weight = &weights.project_in, .out = hidden}, step.stream);
+  }
+  if (!weights.position_embedding) return;
+  const auto& learned = std::get<LearnedPositions>(spec.layers.front().attention.positions);
+  step.ops.embed({.table = weights.position_embedding,
+                  .ids = step.batch.positions,
+                  .offset = learned.offset,
+                  .accumulate = true,
+                  .out = hidden},
+                 step.stream);
 }
 
 }  // namespace
@@ -46,11 +138,10 @@ Tensor apply_norm(const Step& step, const Norm& norm, const NormWeights& weights
 
 Decoder::Decoder(const ModelSpec& spec, const ModelWeights& weights, Backend& backend, Stream& stream,
                  int32_t max_model_len) {
-  require_served(spec);
   QUIRE_CHECK(weights.layers.size() == spec.layers.size(), "weights=", weights.layers.size(),
               ", spec=", spec.layers.size());
-  state_ =
-      std::make_unique<State>(State{spec, weights, backend.ops(), RopeTables(spec, max_model_len, backend, stream)});
+  state_ = std::make_unique<State>(
+      State{spec, weights, backend.ops(), PositionTables(spec, max_model_len, backend, stream)});
 }
 
 Decoder::~Decoder() = default;
@@ -64,32 +155,11 @@ Tensor Decoder::forward(const RaggedBatch& batch, std::span<const KvLayer> kv, v
   const ModelWeights& weights = state_->weights;
   const Workspace memory(spec, batch.num_tokens, 0, workspace);
   const Step step{state_->ops, batch, memory, stream};
-  const Tensor hidden = memory.hidden;
-
-  step.ops.embed({.table = weights.embedding,
-                  .packed = weights.embedding ? nullptr : &weights.head,
-                  .ids = batch.token_ids,
-                  .scale = spec.embed_scale,
-                  .out = hidden},
-                 stream);
-  if (weights.position_embedding) {
-    const auto& learned = std::get<LearnedPositions>(spec.layers.front().attention.positions);
-    step.ops.embed({.table = weights.position_embedding,
-                    .ids = batch.positions,
-                    .offset = learned.offset,
-                    .accumulate = true,
-                    .out = hidden},
-                   stream);
-  }
+  embed(step, spec, weights);
   for (size_t i = 0; i < spec.layers.size(); ++i) {
-    const Layer& layer = spec.layers[i];
-    const LayerWeights& own = weights.layers[i];
-    const Tensor mixer_input = apply_norm(step, layer.attention_norm, own.attention_norm, hidden, memory.normed);
-    apply_attention(step, layer.attention, own.attention, state_->rope.of_layer(i), kv[i], mixer_input);
-    const Tensor ffn_input = apply_norm(step, layer.ffn_norm, own.ffn_norm, hidden, memory.normed);
-    apply_ffn(step, layer.ffn, own.ffn, ffn_input);
+    LayerRun(step, spec.layers[i], weights.layers[i], state_->positions.of_layer(i), kv[i]).run();
   }
-  return hidden;
+  return memory.hidden;
 }
 
 void Decoder::logits(Tensor hidden, const int32_t* rows, int32_t num_rows, Tensor out, void* workspace,
@@ -101,7 +171,11 @@ void Decoder::logits(Tensor hidden, const int32_t* rows, int32_t num_rows, Tenso
   const Step step{state_->ops, no_batch, memory, stream};
 
   step.ops.gather({.x = hidden, .rows = rows, .out = memory.gathered}, stream);
-  const Tensor x = apply_norm(step, spec.final_norm, weights.final_norm, memory.gathered, memory.gathered);
+  Tensor x = apply_norm(step, spec.final_norm, weights.final_norm, memory.gathered, memory.gathered);
+  if (spec.projects_embedding()) {
+    step.ops.linear({.x = x, .weight = &weights.project_out, .out = memory.projected}, stream);
+    x = memory.projected;
+  }
   step.ops.linear({.x = x, .weight = &weights.head, .bias = weights.head_bias, .out = out}, stream);
   if (spec.logit_scale != 1.0f || spec.logit_softcap > 0.0f) {
     step.ops.logit_scale({.x = out, .scale = spec.logit_scale, .softcap = spec.logit_softcap}, stream);

@@ -15,7 +15,7 @@ namespace quire {
 class Decoder {
  public:
   /// All arguments must outlive the decoder. `max_model_len`: longest sequence, rows of the rope tables.
-  /// Raises: kUnsupported for a spec that no code path serves.
+  /// Raises: kOutOfMemory.
   Decoder(const ModelSpec& spec, const ModelWeights& weights, Backend& backend, Stream& stream, int32_t max_model_len);
   ~Decoder();
 

@@ -19,18 +19,35 @@ Activation activation_of(Ffn::Act act) {
 
 }  // namespace
 
-void apply_ffn(const Step& step, const Ffn& spec, const FfnWeights& weights, Tensor x) {
-  const int64_t num_tokens = step.batch.num_tokens;
-  const int64_t up_columns = int64_t{spec.width} * (spec.gated ? 2 : 1);
-  const Tensor up(step.memory.up.data, DType::kFloat32, {num_tokens, up_columns});
-  const Tensor activated(step.memory.activated.data, DType::kFloat32, {num_tokens, spec.width});
-  const Tensor hidden = step.memory.hidden;
+ActivationRule activation_rule(const Ffn& spec) {
+  return {.kind = activation_of(spec.act),
+          .gated = spec.gated,
+          .limit = static_cast<float>(spec.limit),
+          .offset = static_cast<float>(spec.offset)};
+}
 
-  step.ops.linear({.x = x, .weight = &weights.up, .bias = weights.up_bias, .out = up}, step.stream);
-  step.ops.activation({.kind = activation_of(spec.act), .gated = spec.gated, .x = up, .out = activated}, step.stream);
-  step.ops.linear(
-      {.x = activated, .weight = &weights.down, .bias = weights.down_bias, .residual = hidden, .out = hidden},
-      step.stream);
+void apply_matrices(const Step& step, const Ffn& spec, const FfnMatrices& matrices, Tensor x, const Sink& sink) {
+  const int64_t num_tokens = step.batch.num_tokens;
+  const Tensor up(step.memory.up.data, DType::kFloat32, {num_tokens, spec.up_columns(matrices.width)});
+  const Tensor activated(step.memory.activated.data, DType::kFloat32, {num_tokens, matrices.width});
+  step.ops.linear({.x = x, .weight = &matrices.up, .bias = matrices.up_bias, .out = up}, step.stream);
+  step.ops.activation({.rule = activation_rule(spec), .x = up, .out = activated}, step.stream);
+  step.ops.linear({.x = activated,
+                   .weight = &matrices.down,
+                   .bias = matrices.down_bias,
+                   .residual = sink.residual,
+                   .out = sink.out},
+                  step.stream);
+}
+
+void apply_ffn(const Step& step, const Ffn& spec, const FfnWeights& weights, Tensor x, const Sink& sink) {
+  apply_matrices(step, spec,
+                 {.up = weights.up,
+                  .up_bias = weights.up_bias,
+                  .down = weights.down,
+                  .down_bias = weights.down_bias,
+                  .width = spec.width},
+                 x, sink);
 }
 
 }  // namespace quire

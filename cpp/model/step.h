@@ -1,7 +1,7 @@
 #pragma once
 
 #include "backend/backend.h"
-#include "model/rope_tables.h"
+#include "model/position_tables.h"
 #include "model/workspace.h"
 #include "spec/spec.h"
 #include "weights/model_weights.h"
@@ -16,14 +16,33 @@ struct Step {
   Stream& stream;
 };
 
+/// Where a part of a layer puts its result: out = part(x) (+ residual).
+struct Sink {
+  Tensor residual;  ///< [T, D]; absent, or the same as `out`
+  Tensor out;       ///< [T, D]; may be the part's input
+};
+
 /// out = norm(x), or a plain reference to x where the spec has no norm.
 Tensor apply_norm(const Step& step, const Norm& norm, const NormWeights& weights, Tensor x, Tensor out);
 
-/// memory.hidden += attention(x).
-void apply_attention(const Step& step, const Attention& spec, const AttentionWeights& weights, const RopeTable* rope,
-                     const KvLayer& kv, Tensor x);
+void apply_attention(const Step& step, const Attention& spec, const AttentionWeights& weights, const LayerPositions& positions,
+                     const KvLayer& kv, Tensor x, const Sink& sink);
+void apply_latent_attention(const Step& step, const Attention& spec, const AttentionWeights& weights,
+                            const LayerPositions& positions, const KvLayer& kv, Tensor x, const Sink& sink);
 
-/// memory.hidden += ffn(x).
-void apply_ffn(const Step& step, const Ffn& spec, const FfnWeights& weights, Tensor x);
+void apply_ffn(const Step& step, const Ffn& spec, const FfnWeights& weights, Tensor x, const Sink& sink);
+void apply_experts(const Step& step, const Ffn& spec, const FfnWeights& weights, Tensor x, const Sink& sink);
+
+/// The two matrices of a feed-forward part with what stands between them.
+struct FfnMatrices {
+  const PackedLinear& up;
+  Tensor up_bias;
+  const PackedLinear& down;
+  Tensor down_bias;
+  int32_t width = 0;
+};
+void apply_matrices(const Step& step, const Ffn& spec, const FfnMatrices& matrices, Tensor x, const Sink& sink);
+
+ActivationRule activation_rule(const Ffn& spec);
 
 }  // namespace quire

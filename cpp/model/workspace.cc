@@ -1,6 +1,9 @@
 #include "model/workspace.h"
 
+#include <algorithm>
 #include <cstddef>
+
+#include "backend/ops/moe.h"
 
 namespace quire {
 namespace {
@@ -12,9 +15,9 @@ class Cutter {
  public:
   Cutter(void* base, int64_t offset) : base_(static_cast<std::byte*>(base)), offset_(offset) {}
 
-  Tensor take(int64_t rows, int64_t columns) {
+  Tensor take(int64_t rows, int64_t columns, DType dtype = DType::kFloat32) {
     void* place = base_ == nullptr ? nullptr : base_ + offset_;
-    const Tensor tensor(place, DType::kFloat32, {rows, columns});
+    const Tensor tensor(place, dtype, {rows, columns});
     offset_ += (tensor.bytes() + kAlignment - 1) / kAlignment * kAlignment;
     return tensor;
   }
@@ -26,33 +29,94 @@ class Cutter {
   int64_t offset_;
 };
 
+/// Columns of each activation, the widest layer's.
+struct Widths {
+  int64_t normed_ffn = 0, branch = 0;
+  int64_t qkv = 0, attention = 0, q = 0, latent_q = 0, latent_out = 0;
+  int64_t up = 0, activated = 0, router_logits = 0, top_k = 0, moe_scratch = 0, shared_gate = 0;
+
+  explicit Widths(const ModelSpec& spec) {
+    for (const Layer& layer : spec.layers) {
+      if (layer.wiring == Wiring::kParallelTwoNorms) normed_ffn = spec.width;
+      const bool plain_sum = layer.attention_out_norm.kind == Norm::Kind::kNone &&
+                             layer.ffn_out_norm.kind == Norm::Kind::kNone && layer.residual_scale == 1.0f;
+      const bool gated_branch = layer.ffn.moe && layer.ffn.moe->shared_gate;
+      if (!plain_sum || gated_branch) branch = spec.width;
+      widen_attention(layer.attention);
+      widen_ffn(layer.ffn, spec.width);
+    }
+  }
+
+ private:
+  static void widen(int64_t& width, int64_t columns) { width = std::max(width, columns); }
+
+  void widen_attention(const Attention& spec) {
+    widen(qkv, qkv_width(spec));
+    widen(attention, int64_t{spec.heads} * spec.value_dim());
+    if (!spec.latent) return;
+    if (spec.latent->q_rank > 0) widen(q, int64_t{spec.heads} * spec.head_dim);
+    widen(latent_q, int64_t{spec.heads} * spec.cache_key_dim());
+    widen(latent_out, int64_t{spec.heads} * spec.cache_value_dim());
+  }
+
+  void widen_ffn(const Ffn& spec, int64_t width) {
+    const auto widen_plain = [&](int32_t ffn_width) {
+      widen(up, spec.up_columns(ffn_width));
+      widen(activated, ffn_width);
+    };
+    if (!spec.moe) return widen_plain(spec.width);
+    widen(router_logits, spec.moe->num_experts);
+    widen(top_k, spec.moe->top_k);
+    widen(moe_scratch, moe_scratch_columns(width, spec.up_columns(spec.width), spec.width));
+    if (spec.moe->shared_width > 0) widen_plain(spec.moe->shared_width);
+    if (spec.moe->shared_gate) widen(shared_gate, 1);
+  }
+};
+
 }  // namespace
 
-Workspace::Workspace(const ModelSpec& spec, int64_t num_tokens, int64_t num_logit_rows, void* base) {
-  int64_t widest_qkv = 0, widest_attention = 0, widest_up = 0, widest_ffn = 0;
-  for (const Layer& layer : spec.layers) {
-    widest_qkv = std::max(widest_qkv, qkv_width(layer.attention));
-    widest_attention =
-        std::max<int64_t>(widest_attention, int64_t{layer.attention.heads} * layer.attention.value_dim());
-    widest_up = std::max<int64_t>(widest_up, int64_t{layer.ffn.width} * (layer.ffn.gated ? 2 : 1));
-    widest_ffn = std::max<int64_t>(widest_ffn, layer.ffn.width);
+int64_t qkv_width(const Attention& attention) {
+  const int64_t q = int64_t{attention.heads} * attention.head_dim;
+  if (attention.latent) {
+    const Latent& latent = *attention.latent;
+    return (latent.q_rank > 0 ? latent.q_rank : q) + latent.kv_rank + latent.rope_dim;
   }
+  return q + int64_t{attention.kv_heads} * (attention.head_dim + attention.value_dim());
+}
+
+Workspace::Workspace(const ModelSpec& spec, int64_t num_tokens, int64_t num_logit_rows, void* base) {
+  const Widths widths(spec);
+  const int64_t embed_width = spec.projects_embedding() ? spec.embed_width : 0;
   Cutter always(base, 0);
   hidden = always.take(num_tokens, spec.width);
   normed = always.take(num_tokens, spec.width);
+  normed_ffn = always.take(num_tokens, widths.normed_ffn);
+  branch = always.take(num_tokens, widths.branch);
+
+  Cutter in_embedding(base, always.offset());
+  embedded = in_embedding.take(num_tokens, embed_width);
 
   Cutter in_attention(base, always.offset());
-  qkv = in_attention.take(num_tokens, widest_qkv);
-  attention = in_attention.take(num_tokens, widest_attention);
+  qkv = in_attention.take(num_tokens, widths.qkv);
+  attention = in_attention.take(num_tokens, widths.attention);
+  q = in_attention.take(num_tokens, widths.q);
+  latent_q = in_attention.take(num_tokens, widths.latent_q);
+  latent_out = in_attention.take(num_tokens, widths.latent_out);
 
   Cutter in_ffn(base, always.offset());
-  up = in_ffn.take(num_tokens, widest_up);
-  activated = in_ffn.take(num_tokens, widest_ffn);
+  up = in_ffn.take(num_tokens, widths.up);
+  activated = in_ffn.take(num_tokens, widths.activated);
+  router_logits = in_ffn.take(num_tokens, widths.router_logits);
+  experts = in_ffn.take(num_tokens, widths.top_k, DType::kInt32);
+  expert_weights = in_ffn.take(num_tokens, widths.top_k);
+  moe_scratch = in_ffn.take(num_tokens * widths.top_k, widths.moe_scratch);
+  shared_gate = in_ffn.take(num_tokens, widths.shared_gate);
 
   Cutter in_head(base, always.offset());
   gathered = in_head.take(num_logit_rows, spec.width);
+  projected = in_head.take(num_logit_rows, embed_width);
 
-  bytes = std::max({in_attention.offset(), in_ffn.offset(), in_head.offset()});
+  bytes = std::max({in_embedding.offset(), in_attention.offset(), in_ffn.offset(), in_head.offset()});
 }
 
 }  // namespace quire

@@ -1,6 +1,5 @@
 #pragma once
 
-#include <algorithm>
 #include <cstdint>
 
 #include "core/tensor.h"
@@ -10,25 +9,39 @@ namespace quire {
 
 /// Where each activation of a step lies in one piece of memory. With a null base it only counts bytes.
 ///
-/// The attention's and the feed-forward part's activations never live at the same time and share their place; so do,
-/// once the layers are through, those of the head.
+/// The attention's and the feed-forward part's activations never live at the same time and share their place; so do the
+/// embeddings before the layers, and those of the head behind them. Each is as wide as the widest layer needs; what no
+/// layer needs has no columns.
 struct Workspace {
-  Tensor hidden;     ///< [T, D], the residual stream
-  Tensor normed;     ///< [T, D]
-  Tensor qkv;        ///< [T, (H + G) * K + G * Kv], widest layer
-  Tensor attention;  ///< [T, H * Kv], widest layer
-  Tensor up;         ///< [T, 2F] or [T, F], widest layer
-  Tensor activated;  ///< [T, F], widest layer
+  Tensor hidden;      ///< [T, D], the residual stream
+  Tensor normed;      ///< [T, D]
+  Tensor normed_ffn;  ///< [T, D], of layers whose two parts read norms of their own side by side
+  Tensor branch;      ///< [T, D], what a part of a layer adds to the residual stream, if more is done to it before
+
+  Tensor embedded;  ///< [T, De], embeddings of a width of their own
+
+  Tensor qkv;        ///< [T, (H + G) * K + G * Kv]; latent: [T, (q_rank or H * K) + kv_rank + rope_dim]
+  Tensor attention;  ///< [T, H * Kv]
+  Tensor q;          ///< [T, H * K], of a compressed query
+  Tensor latent_q;   ///< [T, H * (kv_rank + rope_dim)]
+  Tensor latent_out; ///< [T, H * kv_rank]
+
+  Tensor up;             ///< [T, 2F] or [T, F]
+  Tensor activated;      ///< [T, F]
+  Tensor router_logits;  ///< [T, E]
+  Tensor experts;        ///< [T, top_k] int32
+  Tensor expert_weights; ///< [T, top_k]
+  Tensor moe_scratch;    ///< [T * top_k, see backend/ops/moe.h]
+  Tensor shared_gate;    ///< [T, 1]
+
   Tensor gathered;   ///< [R, D]
+  Tensor projected;  ///< [R, De]
   int64_t bytes = 0;
 
   Workspace(const ModelSpec& spec, int64_t num_tokens, int64_t num_logit_rows, void* base);
 };
 
-/// Columns of a layer's packed q, k, v.
-inline int64_t qkv_width(const Attention& attention) {
-  return int64_t{attention.heads + attention.kv_heads} * attention.head_dim +
-         int64_t{attention.kv_heads} * attention.value_dim();
-}
+/// Columns of a layer's packed q, k, v, or of what stands there with latent attention.
+int64_t qkv_width(const Attention& attention);
 
 }  // namespace quire

@@ -6,7 +6,8 @@ namespace quire {
 namespace {
 
 int64_t block_bytes_of(const Attention& attention, const Backend& backend, DType dtype, int32_t block_size) {
-  return backend.kv_block_bytes(dtype, block_size, attention.kv_heads, attention.head_dim, attention.value_dim());
+  return backend.kv_block_bytes(dtype, block_size, attention.cache_heads(), attention.cache_key_dim(),
+                                attention.cache_value_dim());
 }
 
 }  // namespace
@@ -29,9 +30,9 @@ KvMemory::KvMemory(const ModelSpec& spec, Backend& backend, DType dtype, int32_t
                        .num_blocks = num_blocks,
                        .block_bytes = block_bytes_of(attention, backend, dtype, block_size),
                        .block_size = block_size,
-                       .num_kv_heads = attention.kv_heads,
-                       .head_dim = attention.head_dim,
-                       .v_head_dim = attention.value_dim()});
+                       .num_kv_heads = attention.cache_heads(),
+                       .head_dim = attention.cache_key_dim(),
+                       .v_head_dim = attention.cache_value_dim()});
     pages += layers_.back().block_bytes * num_blocks;
   }
 }

@@ -37,6 +37,11 @@ bool HfConfig::is_null(std::string_view name) const {
   return value != nullptr && value->is_null();
 }
 
+bool HfConfig::is_string(std::string_view name) const {
+  const Json* value = root_.find(name);
+  return value != nullptr && value->as_string() != nullptr;
+}
+
 std::string_view HfConfig::present(const FieldNames& names) const {
   for (const std::string_view name : names) {
     if (has(name)) return name;
@@ -160,6 +165,18 @@ std::optional<HfConfig> HfConfig::section(std::string_view name) const {
   HfConfig inner(*value, file_);
   inner.prefix_ = detail::join_message(prefix_, name, ".");
   return inner;
+}
+
+HfConfig HfConfig::with_defaults(std::initializer_list<std::pair<const char*, int64_t>> defaults) const {
+  Json::Object fields = *root_.as_object();
+  for (const auto& fallback : defaults) {
+    if (has(fallback.first)) continue;
+    std::erase_if(fields, [&](const auto& field) { return field.first == fallback.first; });
+    fields.emplace_back(fallback.first, Json(fallback.second));
+  }
+  HfConfig result(Json(std::move(fields)), file_);
+  result.prefix_ = prefix_;
+  return result;
 }
 
 bool HfConfig::has_sections() const {

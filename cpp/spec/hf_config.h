@@ -5,6 +5,7 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "core/check.h"
@@ -45,6 +46,7 @@ class HfConfig {
   /// Is the field there, and not null?
   bool has(std::string_view name) const { return find(name) != nullptr; }
   bool is_null(std::string_view name) const;
+  bool is_string(std::string_view name) const;
 
   int32_t integer(const FieldNames& names, Range<int32_t> range) const;
   int32_t integer_or(const FieldNames& names, int32_t fallback, Range<int32_t> range) const;
@@ -64,6 +66,9 @@ class HfConfig {
   std::optional<HfConfig> section(std::string_view name) const;
   /// Is any member of this object an object itself?
   bool has_sections() const;
+
+  /// The same with integers for fields that are absent or null: the defaults of the family's own configuration class.
+  HfConfig with_defaults(std::initializer_list<std::pair<const char*, int64_t>> defaults) const;
 
   /// Throw, naming file and field: "[config.json] PROBLEM: FIELD=VALUE, expected=EXPECTED".
   [[noreturn]] void refuse(ErrorKind kind, const FieldNames& names, std::string_view problem,

@@ -127,6 +127,15 @@ RopeScaling rope_scaling(const HfConfig& config, const HfConfig& fields, int32_t
 
 }  // namespace
 
+int32_t even_head_dim(const HfConfig& config, int32_t width, const FieldNames& heads) {
+  const int32_t count = config.integer(heads, kHeadCounts);
+  if (width % count != 0) {
+    config.refuse(ErrorKind::kInvalidArgument, heads, "out of range",
+                  "a divisor of the hidden size, " + std::to_string(width));
+  }
+  return width / count;
+}
+
 Attention attention_shape(const HfConfig& config, int32_t width, const FieldNames& heads, const FieldNames& kv_heads) {
   Attention attention;
   attention.heads = config.integer(heads, kHeadCounts);
@@ -135,11 +144,8 @@ Attention attention_shape(const HfConfig& config, int32_t width, const FieldName
     config.refuse(ErrorKind::kInvalidArgument, kv_heads, "out of range",
                   "a divisor of the number of attention heads, " + std::to_string(attention.heads));
   }
-  if (!config.has("head_dim") && width % attention.heads != 0) {
-    config.refuse(ErrorKind::kInvalidArgument, heads, "out of range",
-                  "a divisor of the hidden size, " + std::to_string(width));
-  }
-  attention.head_dim = config.integer_or("head_dim", width / attention.heads, kHeadDims);
+  attention.head_dim =
+      config.has("head_dim") ? config.integer("head_dim", kHeadDims) : even_head_dim(config, width, heads);
   return attention;
 }
 
@@ -151,26 +157,83 @@ Ffn::Act activation(const HfConfig& config, const FieldNames& names, std::string
   config.refuse(ErrorKind::kUnsupported, names, "unknown activation", names_of(kActivations));
 }
 
-Rope rope(const HfConfig& config, int32_t head_dim) {
+Rope rope(const HfConfig& config, int32_t head_dim, const RopeDefaults& defaults) {
   const char* const section_name = config.has("rope_scaling") ? "rope_scaling" : "rope_parameters";
-  const std::optional<HfConfig> section = config.section(section_name);
+  std::optional<HfConfig> section = config.section(section_name);
   if (section && section->has_sections()) {
-    config.refuse(ErrorKind::kUnsupported, section_name, "rope parameters per layer type",
-                  "one set of parameters for all layers");
+    if (defaults.layer_type.empty()) {
+      config.refuse(ErrorKind::kUnsupported, section_name, "rope parameters per layer type",
+                    "one set of parameters for all layers");
+    }
+    section = section->section(defaults.layer_type);
   }
-  const auto field = [&](const char* name, double fallback, Range<double> range) {
-    const double top_level = config.number_or(name, fallback, range);
-    return section ? section->number_or(name, top_level, range) : top_level;
+  const auto field = [&](const FieldNames& names, double fallback, Range<double> range) {
+    const double top_level = config.number_or(names, fallback, range);
+    return section ? section->number_or(names, top_level, range) : top_level;
   };
   Rope rope;
-  rope.base = field("rope_theta", 10000.0, {2.0, 1e15});
-  rope.dim = static_cast<int32_t>(head_dim * field("partial_rotary_factor", 1.0, {0.0, 1.0}));
+  rope.base = field({"rope_theta", "rotary_emb_base"}, defaults.base, {2.0, 1e15});
+  rope.dim = static_cast<int32_t>(
+      head_dim * field({"partial_rotary_factor", "rotary_pct", "rope_pct"}, defaults.rotated, {0.0, 1.0}));
   if (rope.dim < 2 || rope.dim % 2 != 0) {
     config.refuse(ErrorKind::kInvalidArgument, "head_dim", "rotary dimension " + std::to_string(rope.dim),
                   "an even number of rotated components");
   }
   if (section) rope.scaling = rope_scaling(config, *section, rope.dim);
   return rope;
+}
+
+Norm rms_norm(const HfConfig& config, const FieldNames& eps, double fallback) {
+  return {.eps = static_cast<float>(config.number_or(eps, fallback, kNormEps))};
+}
+
+Norm layer_norm(const HfConfig& config, const FieldNames& eps, double fallback) {
+  return {.kind = Norm::Kind::kLayer,
+          .eps = static_cast<float>(config.number_or(eps, fallback, kNormEps)),
+          .bias = true};
+}
+
+std::vector<bool> sliding_layers(const HfConfig& config, size_t num_layers) {
+  std::vector<bool> slides;
+  const std::vector<std::string> types = config.strings("layer_types");
+  for (const std::string& type : types) {
+    if (type != "sliding_attention" && type != "full_attention") {
+      config.refuse(ErrorKind::kUnsupported, "layer_types", "unknown kind of layer '" + type + "'",
+                    "sliding_attention or full_attention");
+    }
+    slides.push_back(type == "sliding_attention");
+  }
+  if (!slides.empty() && slides.size() != num_layers) {
+    config.refuse(ErrorKind::kInvalidArgument, "layer_types", "wrong length " + std::to_string(slides.size()),
+                  "one for each of " + std::to_string(num_layers) + " layers");
+  }
+  return slides;
+}
+
+int32_t sliding_window(const HfConfig& config, int32_t fallback) {
+  if (config.is_null("sliding_window")) return 0;
+  return config.has("sliding_window") ? config.integer("sliding_window", kPositionCounts) : fallback;
+}
+
+Moe experts(const HfConfig& config, const FieldNames& num_experts, const FieldNames& top_k) {
+  Moe moe;
+  moe.num_experts = config.integer(num_experts, kExpertCounts);
+  moe.top_k = config.integer(top_k, kExpertCounts);
+  if (moe.top_k > moe.num_experts) {
+    config.refuse(ErrorKind::kInvalidArgument, top_k, "out of range",
+                  "at most the number of experts, " + std::to_string(moe.num_experts));
+  }
+  return moe;
+}
+
+void require_string(const HfConfig& config, const FieldNames& names, std::string_view supported) {
+  if (config.string_or(names, supported) == supported) return;
+  config.refuse(ErrorKind::kUnsupported, names, "not built in for this family", supported);
+}
+
+void require_boolean(const HfConfig& config, const FieldNames& names, bool supported) {
+  if (config.boolean_or(names, supported) == supported) return;
+  config.refuse(ErrorKind::kUnsupported, names, "not built in for this family", supported ? "true" : "false");
 }
 
 int32_t max_positions(const HfConfig& config, const Positions& positions) {

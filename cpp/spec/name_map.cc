@@ -20,15 +20,14 @@ const NameRule& NameMap::rule(std::string_view module) const {
   return *found;
 }
 
-bool NameMap::ignores(std::string_view name) const {
-  return std::any_of(ignored.begin(), ignored.end(),
-                     [&](std::string_view pattern) { return matches_pattern(pattern, name); });
-}
-
-std::string expand_name(std::string_view source, std::string_view body, int32_t layer) {
+std::string expand_name(std::string_view source, const NameValues& values) {
   std::string name(source);
-  replace_placeholder(name, "{body}", body);
-  replace_placeholder(name, "{i}", std::to_string(layer));
+  replace_placeholder(name, "{body}", values.prefix.body);
+  replace_placeholder(name, "{root}", values.prefix.root);
+  replace_placeholder(name, "{i}", std::to_string(values.layer));
+  replace_placeholder(name, "{e}", std::to_string(values.expert));
+  replace_placeholder(name, "{h}", std::to_string(values.head));
+  replace_placeholder(name, "{extra}", std::to_string(values.extra_layer));
   return name;
 }
 

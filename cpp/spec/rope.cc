@@ -24,6 +24,30 @@ double dynamic_base(const Rope& rope, int64_t length) {
   return rope.base * std::pow(scaling.factor * stretch - (scaling.factor - 1), exponent);
 }
 
+/// How often the original length has to be doubled to hold `length` tokens.
+int32_t doublings(const RopeScaling& scaling, int64_t length) {
+  int32_t count = 0;
+  for (int64_t held = scaling.original_max_positions; held < length; held *= 2) ++count;
+  return count;
+}
+
+/// Dynamic NTK in steps. Source: the published modeling_qwen.py, get_ntk_alpha.
+double qwen_dynamic_base(const Rope& rope, int64_t length) {
+  const double alpha = std::exp2(doublings(rope.scaling, length) + 1) - 1;
+  return rope.base * std::pow(alpha, static_cast<double>(rope.dim) / (rope.dim - 2));
+}
+
+/// The scaling with several sets of angles among a model's layers, if there is one.
+const RopeScaling* scaling_with_sets(const ModelSpec& spec) {
+  for (const Layer& layer : spec.layers) {
+    const auto* rope = std::get_if<Rope>(&layer.attention.positions);
+    if (rope == nullptr) continue;
+    const auto kind = rope->scaling.kind;
+    if (kind == RopeScaling::Kind::kLongRope || kind == RopeScaling::Kind::kQwenDynamic) return &rope->scaling;
+  }
+  return nullptr;
+}
+
 /// Wavelengths within the original length stay, those far beyond it are stretched by the factor, those between are
 /// blended.
 double llama3_frequency(const RopeScaling& scaling, double frequency) {
@@ -65,11 +89,14 @@ double yarn_magnitude(double factor, double mscale) {
 std::vector<double> rope_inverse_frequencies(const Rope& rope, int64_t length) {
   QUIRE_CHECK(rope.dim > 0 && rope.dim % 2 == 0 && length >= 1, "dim=", rope.dim, ", length=", length);
   const RopeScaling& scaling = rope.scaling;
-  const double base = scaling.kind == RopeScaling::Kind::kDynamic ? dynamic_base(rope, length) : rope.base;
+  double base = rope.base;
+  if (scaling.kind == RopeScaling::Kind::kDynamic) base = dynamic_base(rope, length);
+  if (scaling.kind == RopeScaling::Kind::kQwenDynamic) base = qwen_dynamic_base(rope, length);
   std::vector<double> frequencies = plain_frequencies(base, rope.dim);
   switch (scaling.kind) {
     case RopeScaling::Kind::kNone:
-    case RopeScaling::Kind::kDynamic: break;
+    case RopeScaling::Kind::kDynamic:
+    case RopeScaling::Kind::kQwenDynamic: break;
     case RopeScaling::Kind::kLinear:
       for (double& frequency : frequencies) frequency /= scaling.factor;
       break;
@@ -85,6 +112,27 @@ std::vector<double> rope_inverse_frequencies(const Rope& rope, int64_t length) {
     }
   }
   return frequencies;
+}
+
+int32_t rope_set(const ModelSpec& spec, int64_t length) {
+  const RopeScaling* scaling = scaling_with_sets(spec);
+  if (scaling == nullptr) return 0;
+  if (scaling->kind == RopeScaling::Kind::kLongRope) return length > scaling->original_max_positions ? 1 : 0;
+  return doublings(*scaling, length);
+}
+
+int32_t num_rope_sets(const ModelSpec& spec, int32_t max_model_len) {
+  return rope_set(spec, max_model_len) + 1;
+}
+
+int64_t rope_set_length(const Rope& rope, int32_t set) {
+  return set == 0 ? 1 : int64_t{rope.scaling.original_max_positions} << set;
+}
+
+std::optional<int32_t> rope_recompute_length(const ModelSpec& spec) {
+  const RopeScaling* scaling = scaling_with_sets(spec);
+  if (scaling == nullptr || scaling->kind != RopeScaling::Kind::kLongRope) return std::nullopt;
+  return scaling->original_max_positions;
 }
 
 double rope_attention_factor(const Rope& rope) {

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <variant>
 #include <vector>
@@ -22,7 +23,7 @@ struct Norm {
 
 /// Axis 2: positions.
 struct RopeScaling {
-  enum class Kind { kNone, kLinear, kDynamic, kLlama3, kYarn, kLongRope };
+  enum class Kind { kNone, kLinear, kDynamic, kLlama3, kYarn, kLongRope, kQwenDynamic };
   Kind kind = Kind::kNone;
   double factor = 1.0;
   int32_t original_max_positions = 0;
@@ -46,6 +47,9 @@ struct Rope {
   double base = 10000.0;
   bool interleaved = false;
   RopeScaling scaling;
+  /// > 0: the query of the n-th token, counted from 1, is multiplied by log(n) to this base where that is more than 1
+  /// (Qwen's log-n attention).
+  int32_t log_scale_base = 0;
 
   bool operator==(const Rope&) const = default;
 };
@@ -54,6 +58,8 @@ struct Alibi {
   double max_bias = 8.0;
   /// The slopes are multiplied by the attention scale (Falcon-RW).
   bool scaled = false;
+
+  bool operator==(const Alibi&) const = default;
 };
 
 /// Learned absolute positions: a table added to the embeddings.
@@ -66,12 +72,23 @@ struct NoPositions {};
 
 using Positions = std::variant<Rope, Alibi, LearnedPositions, NoPositions>;
 
+/// Keys and values of all heads come from one small vector per token, which is what the cache holds (DeepSeek's MLA). A
+/// head of `head_dim` begins with components that are up-projected from it and ends with rotated ones, whose key is
+/// shared by all heads.
+struct Latent {
+  int32_t q_rank = 0;  ///< width of the compressed query; 0: not compressed
+  int32_t kv_rank = 0;
+  int32_t rope_dim = 0;
+  Norm norm;  ///< of the compressed query and of the latent
+};
+
 /// Axis 3: attention.
 struct Attention {
   int32_t heads = 0;       ///< H
   int32_t kv_heads = 0;    ///< G
   int32_t head_dim = 0;    ///< K
   int32_t v_head_dim = 0;  ///< 0: as head_dim
+  std::optional<Latent> latent;
   bool qkv_bias = false;
   bool out_bias = false;
   enum class QkNorm { kNone, kHead, kPerHeadWeights, kFull };
@@ -85,26 +102,65 @@ struct Attention {
   bool sinks = false;
 
   int32_t value_dim() const { return v_head_dim > 0 ? v_head_dim : head_dim; }
+  /// What the cache holds of a token: heads, and components of each key and value.
+  int32_t cache_heads() const { return latent ? 1 : kv_heads; }
+  int32_t cache_key_dim() const { return latent ? latent->kv_rank + latent->rope_dim : head_dim; }
+  int32_t cache_value_dim() const { return latent ? latent->kv_rank : value_dim(); }
+};
+
+/// What scores are multiplied by.
+double attention_scale(const Attention& attention);
+
+/// A feed-forward part of many experts, of which each token uses a few. The fields of the op backend/ops/moe.h.
+struct Moe {
+  int32_t num_experts = 0;  ///< E
+  int32_t top_k = 0;
+  enum class Scoring { kSoftmax, kSigmoid };
+  Scoring scoring = Scoring::kSoftmax;
+  bool renormalize = false;
+  int32_t num_groups = 1;
+  int32_t top_groups = 1;
+  /// Groups are judged by the sum of their two best experts (DeepSeek-V3), not by the best one (V2).
+  bool groups_by_two = false;
+  double scale = 1.0;
+  bool router_bias = false;  ///< added to the logits
+  bool choice_bias = false;  ///< added to the scores for choosing only
+  int32_t shared_width = 0;  ///< F of a further expert that every token uses; 0: none
+  bool shared_gate = false;  ///< its output is multiplied by a sigmoid
 };
 
 /// Axis 5 (axis 4, recurrent mixers, comes with the first family that has one).
 struct Ffn {
   enum class Act { kSilu, kGelu, kGeluTanh, kGeluQuick, kRelu, kRelu2 };
-  int32_t width = 0;  ///< F
+  int32_t width = 0;  ///< F, of each expert if there are several
   Act act = Act::kSilu;
   bool gated = true;
   bool bias = false;
+  double limit = 0.0;   ///< > 0: bound of both halves before the activation (gpt-oss)
+  double offset = 0.0;  ///< added to the half that is multiplied
+  std::optional<Moe> moe;
+
+  int32_t up_columns(int32_t ffn_width) const { return gated ? 2 * ffn_width : ffn_width; }
 };
 
-/// Axis 6: a layer.
+/// Axis 6: a layer. With A and F for the two parts, each with its output norm and residual_scale applied:
+enum class Wiring {
+  kSequential,        ///< x += A(norm1(x)); x += F(norm2(x))
+  kParallel,          ///< x += A(norm1(x)) + F(norm1(x))
+  kParallelTwoNorms,  ///< x += A(norm1(x)) + F(norm2(x))
+  kPost,              ///< x = norm1(x + A(x)); x = norm2(x + F(x))
+  kNormedResidual     ///< x = norm1(x); x += A(x); x = norm2(x); x += F(x)
+};
+
 struct Layer {
   Attention attention;
   Ffn ffn;
-  /// kPre: x += attn(norm1(x)); x += ffn(norm2(x)).
-  enum class Wiring { kPre };
-  Wiring wiring = Wiring::kPre;
+  Wiring wiring = Wiring::kSequential;
   Norm attention_norm;
   Norm ffn_norm;
+  Norm attention_out_norm{.kind = Norm::Kind::kNone};
+  Norm ffn_out_norm{.kind = Norm::Kind::kNone};
+  float residual_scale = 1.0f;
 };
 
 /// Axis 7: the whole.
@@ -114,14 +170,21 @@ struct ModelSpec {
   int32_t vocab = 0;         ///< V
   int32_t width = 0;         ///< D
   std::vector<Layer> layers;
+  int32_t embed_width = 0;  ///< of the embeddings and the head, with a projection on either side; 0: D
   float embed_scale = 1.0f;
+  Norm embed_norm{.kind = Norm::Kind::kNone};
   Norm final_norm;
   bool tied = false;  ///< the head is the embedding table
   bool head_bias = false;
+  bool head_unit_rows = false;  ///< each row of the head is divided by its length (Baichuan2); folded in at load
   float logit_scale = 1.0f;
   float logit_softcap = 0.0f;
   /// Longest sequence, rope scaling included.
   int32_t max_positions = 2048;
+  /// Layers behind the last one that a checkpoint holds for other uses: multi-token prediction. They are not read.
+  int32_t num_extra_layers = 0;
+
+  bool projects_embedding() const { return embed_width > 0 && embed_width != width; }
 
   /// Apply a change to the attention (or feed-forward part) of every layer: how one family is told as a difference from
   /// another.
@@ -132,6 +195,15 @@ struct ModelSpec {
   template <typename Change>
   void for_ffn(Change&& change) {
     for (Layer& layer : layers) change(layer.ffn);
+  }
+  /// One norm everywhere.
+  void set_norms(const Norm& norm) {
+    final_norm = norm;
+    for (Layer& layer : layers) layer.attention_norm = layer.ffn_norm = norm;
+  }
+  template <typename Change>
+  void for_layers(Change&& change) {
+    for (Layer& layer : layers) change(layer);
   }
 };
 

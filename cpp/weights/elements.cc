@@ -71,9 +71,8 @@ bool is_contiguous(const Tensor& tensor) {
   return std::equal(packed.strides.begin(), packed.strides.begin() + packed.rank, tensor.strides.begin());
 }
 
-bool is_readable(const Tensor& tensor) {
-  const auto address = reinterpret_cast<uintptr_t>(tensor.data);
-  return address % dtype_bytes(tensor.dtype) == 0 && tensor.strides[tensor.rank - 1] == 1;
+bool is_aligned(const Tensor& tensor) {
+  return reinterpret_cast<uintptr_t>(tensor.data) % dtype_bytes(tensor.dtype) == 0;
 }
 
 Tensor contiguous_copy(const Tensor& tensor, std::vector<std::byte>& memory) {

@@ -11,8 +11,8 @@ namespace quire {
 /// Row major without gaps?
 bool is_contiguous(const Tensor& tensor);
 
-/// May a kernel read it as it is: aligned for its type, and contiguous along the last axis?
-bool is_readable(const Tensor& tensor);
+/// May its elements be read as they lie: aligned for their type?
+bool is_aligned(const Tensor& tensor);
 
 /// The elements in row-major order, of the same type or of another of float32, bfloat16 and float16; the view points
 /// into `memory`. Rounds to nearest, ties to even.

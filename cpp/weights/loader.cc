@@ -1,18 +1,33 @@
 #include "weights/loader.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstddef>
 #include <initializer_list>
 #include <map>
+#include <span>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "weights/elements.h"
 #include "weights/match.h"
+#include "weights/parts.h"
 
 namespace quire {
 namespace {
+
+/// Divide each row of a contiguous float32 matrix by its length, as torch.nn.functional.normalize does.
+void make_rows_unit(const Tensor& matrix) {
+  constexpr double kShortest = 1e-12;
+  for (int64_t row = 0; row < matrix.shape[0]; ++row) {
+    const std::span values(matrix.as<float>() + row * matrix.shape[1], static_cast<size_t>(matrix.shape[1]));
+    double squares = 0;
+    for (const float value : values) squares += double{value} * value;
+    const double length = std::max(std::sqrt(squares), kShortest);
+    for (float& value : values) value = static_cast<float>(value / length);
+  }
+}
 
 /// Brings matched weights into a backend's memory, one after the other.
 class Loader {
@@ -32,14 +47,21 @@ class Loader {
   }
 
  private:
-  /// Straight from the mapping, but for tensors that are not aligned for their type or whose rows are not contiguous:
-  /// those are copied first.
+  /// Straight from the mapping, but for tensors that are not aligned for their type or whose numbers change: those are
+  /// copied first.
   void load_linear(const MatchedWeight& weight) {
-    LinearSource source{.parts = {}, .transposed = weight.transposed, .dtype = weight.held};
+    LinearSource source{.parts = weight_parts(weight, checkpoint_),
+                        .groups = weight.wanted.groups,
+                        .transposed = weight.transposed != weight.wanted.flipped,
+                        .dtype = weight.held};
     std::vector<std::vector<std::byte>> copies;
-    for (const std::string& name : weight.sources) {
-      const Tensor& tensor = *checkpoint_.find(name);
-      source.parts.push_back(is_readable(tensor) ? tensor : contiguous_copy(tensor, copies.emplace_back()));
+    for (Tensor& part : source.parts) {
+      if (weight.wanted.fold == Fold::kUnitRows) {
+        part = converted_copy(part, DType::kFloat32, copies.emplace_back());
+        make_rows_unit(part);
+      } else if (!is_aligned(part)) {
+        part = contiguous_copy(part, copies.emplace_back());
+      }
     }
     *std::get<PackedLinear*>(weight.wanted.destination) = backend_.pack_linear(source, stream_);
   }
@@ -54,12 +76,17 @@ class Loader {
 
   void load_vector(const MatchedWeight& weight) {
     std::vector<float> values;
-    values.reserve(weight.wanted.num_outputs());
-    for (const std::string& name : weight.sources) append_as_float(*checkpoint_.find(name), values);
-    if (weight.wanted.unit_offset) {
+    values.reserve(weight.wanted.num_elements());
+    for (const Tensor& part : weight_parts(weight, checkpoint_)) append_as_float(part, values);
+    if (weight.wanted.fold == Fold::kUnitOffset) {
       for (float& value : values) value += 1.0f;
     }
-    place(weight, {static_cast<int64_t>(values.size())}, values.data());
+    const auto size = static_cast<int64_t>(values.size());
+    if (weight.wanted.rows > 0) {
+      place(weight, {weight.wanted.rows, size / weight.wanted.rows}, values.data());
+    } else {
+      place(weight, {size}, values.data());
+    }
   }
 
   void place(const MatchedWeight& weight, std::initializer_list<int64_t> shape, const void* data) {
@@ -94,7 +121,7 @@ WeightSummary check_weights(const ModelFolder& folder, const Checkpoint& checkpo
   WeightSummary summary{.dtype = most_common_type(weights)};
   for (const MatchedWeight& weight : weights) {
     summary.bytes += weight.bytes();
-    for (const std::string& name : weight.sources) summary.num_parameters += checkpoint.find(name)->size();
+    summary.num_parameters += weight.wanted.num_elements();
   }
   return summary;
 }

@@ -28,24 +28,46 @@ std::string list_of(const std::vector<std::string>& names) {
   return names.empty() ? text : text + ")";
 }
 
+/// Shapes in which one source of a weight may be stored; the first is the usual one.
+std::vector<std::vector<int64_t>> allowed_shapes(const MatchedWeight& weight, size_t source) {
+  const WantedWeight& want = weight.wanted;
+  const size_t per_group = weight.sources_per_group();
+  const int64_t outputs = per_group == 1 ? want.stored_outputs() : want.outputs[source % per_group];
+  std::vector<int64_t> one = {outputs};
+  if (want.inputs > 0) one.insert(weight.transposed ? one.begin() : one.end(), want.inputs);
+  if (want.groups > 1 && !weight.per_group) {
+    // All groups in one tensor, with an axis of their own or one behind the other along the first.
+    std::vector<int64_t> stacked = one, flat = one;
+    stacked.insert(stacked.begin(), want.groups);
+    flat.front() *= want.groups;
+    return {stacked, flat};
+  }
+  const auto parts = static_cast<int64_t>(want.outputs.size());
+  if (want.rows > 1 && per_group == 1) return {one, {parts, outputs / parts}};
+  return {one};
+}
+
 class Matcher {
  public:
   Matcher(const ModelFolder& folder, const Checkpoint& checkpoint)
-      : spec_(folder.spec), checkpoint_(checkpoint), names_(family_named(folder.spec.family).names()) {
-    for (const std::string_view body : names_.bodies) {
-      body_ = body;
-      if (checkpoint.find(source_names("embedding", -1, false).front()) != nullptr) return;
+      : spec_(folder.spec), checkpoint_(checkpoint), names_(family_named(folder.spec.family).names(folder.spec)) {
+    for (const NamePrefix& prefix : names_.prefixes) {
+      prefix_ = prefix;
+      if (checkpoint.find(module_name("embedding")) != nullptr) return;
     }
-    body_ = names_.bodies.front();
+    prefix_ = names_.prefixes.front();
   }
 
   MatchedWeight match(WantedWeight wanted) const {
     MatchedWeight matched{.wanted = std::move(wanted)};
     const WantedWeight& want = matched.wanted;
-    matched.transposed = names_.rule(want.module).transposed && want.inputs > 0;
-    matched.sources = source_names(want.module, want.layer, want.is_bias);
-    QUIRE_CHECK(matched.sources.size() == 1 || matched.sources.size() == want.outputs.size(), "module=", want.module,
-                ", sources=", matched.sources.size());
+    const NameRule& rule = names_.rule(want.module);
+    matched.transposed = rule.transposed && want.inputs > 0;
+    matched.split = rule.split;
+    matched.per_group = want.groups > 1 && rule.sources.front().find("{e}") != std::string_view::npos;
+    for (int64_t group = 0; group < (matched.per_group ? want.groups : 1); ++group) add_sources(rule, group, matched);
+    const size_t per_group = matched.sources_per_group();
+    QUIRE_CHECK(per_group == 1 || per_group == want.outputs.size(), "module=", want.module, ", sources=", per_group);
     return matched;
   }
 
@@ -70,16 +92,16 @@ class Matcher {
   void require_shapes(const MatchedWeight& weight) const {
     const WantedWeight& want = weight.wanted;
     for (size_t i = 0; i < weight.sources.size(); ++i) {
-      const int64_t outputs = weight.sources.size() == 1 ? want.num_outputs() : want.outputs[i];
-      std::vector<int64_t> expected = {outputs};
-      if (want.inputs > 0) expected.insert(weight.transposed ? expected.begin() : expected.end(), want.inputs);
       const std::string& name = weight.sources[i];
       const Tensor& tensor = *checkpoint_.find(name);
-      const bool same = static_cast<size_t>(tensor.rank) == expected.size() &&
-                        std::equal(expected.begin(), expected.end(), tensor.shape.begin());
-      QUIRE_REQUIRE(same, ErrorKind::kInvalidArgument, "[", checkpoint_.file_of(name),
-                    "] tensor of wrong shape: name=", in_quotes(name), ", expected=", shape_text(expected), " (by ",
-                    want.fields, " in config.json), got=", shape_text(tensor));
+      const auto allowed = allowed_shapes(weight, i);
+      const bool fits = std::any_of(allowed.begin(), allowed.end(), [&](const std::vector<int64_t>& shape) {
+        return static_cast<size_t>(tensor.rank) == shape.size() &&
+               std::equal(shape.begin(), shape.end(), tensor.shape.begin());
+      });
+      QUIRE_REQUIRE(fits, ErrorKind::kInvalidArgument, "[", checkpoint_.file_of(name),
+                    "] tensor of wrong shape: name=", in_quotes(name), ", expected=", shape_text(allowed.front()),
+                    " (by ", want.fields, " in config.json), got=", shape_text(tensor));
     }
   }
 
@@ -100,34 +122,59 @@ class Matcher {
   }
 
  private:
-  std::vector<std::string> source_names(std::string_view module, int32_t layer, bool is_bias) const {
-    std::vector<std::string> names;
-    for (const std::string_view source : names_.rule(module).sources) {
-      names.push_back(expand_name(source, body_, layer) + (is_bias ? ".bias" : ".weight"));
-    }
-    return names;
+  /// Name of the weight of a module that has one source.
+  std::string module_name(std::string_view module) const {
+    const NameRule& rule = names_.rule(module);
+    return expand_name(rule.sources.front(), {.prefix = prefix_}) + std::string(rule.weight_suffix);
   }
 
-  /// Files of tied models may hold the head all the same: it equals the embedding.
+  void add_sources(const NameRule& rule, int64_t group, MatchedWeight& matched) const {
+    const WantedWeight& want = matched.wanted;
+    const std::string suffix(want.is_bias ? rule.bias_suffix : rule.weight_suffix);
+    for (const std::string_view source : rule.sources) {
+      // One tensor for each head, or one for all.
+      const size_t heads = source.find("{h}") != std::string_view::npos ? want.outputs.size() : 1;
+      for (size_t head = 0; head < heads; ++head) {
+        matched.sources.push_back(expand_name(source, {.prefix = prefix_,
+                                                       .layer = want.layer,
+                                                       .expert = group,
+                                                       .head = static_cast<int64_t>(head)}) +
+                                  suffix);
+      }
+    }
+  }
+
   bool ignores(const std::string& name) const {
-    return names_.ignores(name) || (spec_.tied && name == source_names("head", -1, false).front());
+    // Files of tied models may hold the head all the same: it equals the embedding.
+    if (spec_.tied && name == module_name("head")) return true;
+    return std::any_of(names_.ignored.begin(), names_.ignored.end(), [&](std::string_view pattern) {
+      if (pattern.find("{extra}") == std::string_view::npos) return matches_pattern(pattern, name);
+      for (int32_t i = 0; i < spec_.num_extra_layers; ++i) {
+        const auto layer = static_cast<int64_t>(spec_.layers.size()) + i;
+        if (matches_pattern(expand_name(pattern, {.prefix = prefix_, .extra_layer = layer}), name)) return true;
+      }
+      return false;
+    });
   }
 
   const ModelSpec& spec_;
   const Checkpoint& checkpoint_;
   NameMap names_;
-  std::string_view body_;
+  NamePrefix prefix_;
 };
 
-/// Widening 16 bits changes no value, so that float32 keeps such a matrix as it is stored.
-DType held_type(DType stored, std::optional<DType> wanted) {
-  return !wanted || (*wanted == DType::kFloat32 && dtype_bytes(stored) == 2) ? stored : *wanted;
+/// Vectors are float32 always. Widening 16 bits changes no value, so that float32 keeps a matrix as it is stored, unless
+/// its values are changed while it is loaded.
+DType held_type(const WantedWeight& weight, DType stored, std::optional<DType> wanted) {
+  if (weight.inputs == 0) return DType::kFloat32;
+  const bool widens = wanted == DType::kFloat32 && dtype_bytes(stored) == 2 && weight.fold == Fold::kNone;
+  return !wanted || widens ? stored : *wanted;
 }
 
 }  // namespace
 
 int64_t MatchedWeight::bytes() const {
-  return wanted.num_outputs() * std::max<int64_t>(wanted.inputs, 1) * dtype_bytes(held);
+  return wanted.num_elements() * dtype_bytes(held);
 }
 
 std::vector<MatchedWeight> match_weights(const ModelFolder& folder, const Checkpoint& checkpoint,
@@ -142,7 +189,7 @@ std::vector<MatchedWeight> match_weights(const ModelFolder& folder, const Checkp
   for (MatchedWeight& weight : matched) {
     matcher.require_shapes(weight);
     weight.stored = matcher.stored_type(weight);
-    weight.held = weight.wanted.inputs == 0 ? DType::kFloat32 : held_type(weight.stored, dtype);
+    weight.held = held_type(weight.wanted, weight.stored, dtype);
   }
   return matched;
 }

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "core/dtype.h"
+#include "spec/name_map.h"
 #include "weights/checkpoint.h"
 #include "weights/model_folder.h"
 #include "weights/wanted.h"
@@ -14,14 +15,18 @@ namespace quire {
 /// A wanted weight and where the checkpoint keeps it.
 struct MatchedWeight {
   WantedWeight wanted;
-  /// Tensors to stack along the outputs, in order.
+  /// Tensors to stack along the outputs, in order: of each group in turn, or those that hold all groups.
   std::vector<std::string> sources;
+  bool per_group = false;          ///< each group has sources of its own
   bool transposed = false;         ///< sources are [inputs, outputs]
+  Split split = Split::kInOrder;   ///< of a source that holds several parts
   DType stored = DType::kFloat32;  ///< type of all sources
   DType held = DType::kFloat32;    ///< type in the backend's memory
 
   /// In the backend's memory.
   int64_t bytes() const;
+  /// Sources of one group.
+  size_t sources_per_group() const { return per_group ? sources.size() / static_cast<size_t>(wanted.groups) : sources.size(); }
 };
 
 /// Find the tensors of every weight that the folder's spec asks for, and check names, shapes and types. No tensor's

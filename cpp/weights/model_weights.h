@@ -20,30 +20,47 @@ struct AttentionWeights {
   Tensor qkv_bias;
   PackedLinear out;  ///< [D, H * v_head_dim]
   Tensor out_bias;
-  NormWeights q_norm, k_norm;
-  Tensor sinks;  ///< [H]
+  NormWeights q_norm, k_norm;  ///< latent: of the compressed query and of the latent
+  Tensor sinks;                ///< [H]
+
+  // Latent attention, where qkv is [(q_rank or H * K) + kv_rank + rope_dim, D].
+  PackedLinear q_b;       ///< [H * K, q_rank], if the query is compressed
+  PackedLinear key_up;    ///< H matrices [kv_rank, K - rope_dim]: turns a query towards the latent
+  PackedLinear value_up;  ///< H matrices [v_head_dim, kv_rank]
 };
 
 struct FfnWeights {
-  PackedLinear up;  ///< gated: [2F, D], gate above up; plain: [F, D]
-  Tensor up_bias;
-  PackedLinear down;  ///< [D, F]
-  Tensor down_bias;
+  PackedLinear up;  ///< gated: [2F, D], gate above up; plain: [F, D]; of experts, E of them
+  Tensor up_bias;   ///< of experts [E, ...]
+  PackedLinear down;  ///< [D, F]; of experts, E of them
+  Tensor down_bias;   ///< of experts [E, D]
+
+  // Experts.
+  PackedLinear router;  ///< [E, D]
+  Tensor router_bias;   ///< [E]
+  Tensor choice_bias;   ///< [E]
+  PackedLinear shared_up, shared_down;
+  PackedLinear shared_gate;  ///< [1, D]
 };
 
 struct LayerWeights {
   NormWeights attention_norm;
   AttentionWeights attention;
+  NormWeights attention_out_norm;
   NormWeights ffn_norm;
   FfnWeights ffn;
+  NormWeights ffn_out_norm;
 };
 
 struct ModelWeights {
-  Tensor embedding;           ///< [V, D], stored type; absent if tied, where `head` serves
+  Tensor embedding;           ///< [V, De], stored type; absent if tied, where `head` serves
+  NormWeights embed_norm;
   Tensor position_embedding;  ///< [P, D], stored type
+  PackedLinear project_in;    ///< [D, De], if the embeddings have a width of their own
+  PackedLinear project_out;   ///< [De, D]
   std::vector<LayerWeights> layers;
   NormWeights final_norm;
-  PackedLinear head;  ///< [V, D]; packed from the embedding if tied
+  PackedLinear head;  ///< [V, De]; packed from the embedding if tied
   Tensor head_bias;
 
   /// Keeps what the tensors above point to alive.

@@ -10,6 +10,13 @@
 
 namespace quire {
 
+/// What is done to a weight's numbers while it is loaded.
+enum class Fold {
+  kNone,
+  kUnitOffset,  ///< one is added
+  kUnitRows     ///< each row of a matrix is divided by its length
+};
+
 /// A weight that a spec asks for: its canonical name, its shape, and the place it goes to.
 struct WantedWeight {
   std::string_view module;  ///< as NameRule::module
@@ -19,14 +26,26 @@ struct WantedWeight {
   /// parts.
   std::vector<int64_t> outputs;
   int64_t inputs = 0;  ///< input features of a matrix; 0: a vector
+  /// Matrices or vectors of that shape, one for each expert, or for each head of one that is stored head after head.
+  int64_t groups = 1;
+  /// Only this of the parts is wanted; -1: all.
+  int pick = -1;
+  /// The matrix is applied the other way round, from its outputs to its inputs.
+  bool flipped = false;
+  int64_t kv_heads = 0;  ///< for Split::kByKvHead
+  /// Rows of the tensor that a vector of several becomes; 0: it stays a vector.
+  int64_t rows = 0;
   /// Which fields of config.json give the shape, for messages.
   std::string_view fields;
-  bool unit_offset = false;  ///< one is added to what is stored
+  Fold fold = Fold::kNone;
   /// A linear is packed by the backend, a matrix with a Tensor is a table of embeddings, a vector becomes float32.
   std::variant<PackedLinear*, Tensor*> destination;
 
   bool is_linear() const { return std::holds_alternative<PackedLinear*>(destination); }
-  int64_t num_outputs() const;
+  /// Outputs of all parts of one group, wanted or not.
+  int64_t stored_outputs() const;
+  /// Elements of the weight in all its groups.
+  int64_t num_elements() const;
 };
 
 /// All weights of a model, in the order of the file layouts that are usual. The destinations point into `weights`,

@@ -13,8 +13,14 @@ void norm(const NormArgs& args, Stream& stream) {
 }
 
 void rope(const RopeArgs& args, Stream& stream) {
-  split_items(stream, args.x.shape[0], args.x.shape[1] * args.x.shape[2],
-              [&](int64_t begin, int64_t end) { rope_tokens(args, begin, end); });
+  const int64_t pairs = args.cos.shape[1];
+  for_each_head(args, stream, [&](const HeadToTurn& head) {
+    if (args.layout == RopeLayout::kHalf) {
+      rotate_half(head.x, head.out, head.cos, head.sin, pairs);
+    } else {
+      rotate_interleaved(head.x, head.out, head.cos, head.sin, pairs);
+    }
+  });
 }
 
 void kv_write(const KvWriteArgs& args, Stream& stream) {

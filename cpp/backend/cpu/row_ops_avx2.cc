@@ -6,6 +6,7 @@
 #include "backend/cpu/kv_layout.h"
 #include "backend/cpu/matrix_pieces.h"
 #include "backend/cpu/norm_rows.h"
+#include "backend/cpu/rope_heads.h"
 #include "backend/cpu/rows.h"
 #include "backend/cpu/simd_avx2.h"
 

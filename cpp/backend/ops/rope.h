@@ -11,7 +11,7 @@ enum class RopeLayout {
   kInterleaved,  ///< pairs (2i, 2i + 1), GPT-J
 };
 
-/// Rotate the first R components of every head in place.
+/// Rotate the first R components of every head; the others stay as they are.
 /// Source: Su et al., arXiv:2104.09864.
 struct RopeArgs {
   Tensor x;                       ///< [T, H, K] float32, rows may be strided
@@ -19,6 +19,7 @@ struct RopeArgs {
   Tensor cos;                     ///< [P, R/2] float32
   Tensor sin;                     ///< [P, R/2] float32
   RopeLayout layout = RopeLayout::kHalf;
+  Tensor out;  ///< as x, any strides but the last; may be `x`
 };
 using RopeFn = void (*)(const RopeArgs&, Stream&);
 

@@ -6,10 +6,23 @@ namespace quire::families {
 // Source: transformers/models/mistral/{configuration,modeling}_mistral.py
 ModelSpec mistral(const HfConfig& config) {
   ModelSpec model = llama(config);
-  // Absent it is 4096, null it is off.
-  const int32_t window =
-      config.is_null("sliding_window") ? 0 : config.integer_or("sliding_window", 4096, kPositionCounts);
+  const int32_t window = sliding_window(config, 4096);
   model.for_attention([&](Attention& attention) { attention.window = window; });
+  return model;
+}
+
+// Source: transformers/models/mixtral/{configuration,modeling}_mixtral.py
+ModelSpec mixtral(const HfConfig& config) {
+  ModelSpec model = llama(config);
+  const Rope positions = rope(config, model.layers.front().attention.head_dim, {.base = 1e6});
+  const int32_t window = sliding_window(config);
+  Moe moe = experts(config, "num_local_experts", "num_experts_per_tok");
+  moe.renormalize = true;
+  model.for_layers([&](Layer& layer) {
+    layer.attention.positions = positions;
+    layer.attention.window = window;
+    layer.ffn.moe = moe;
+  });
   return model;
 }
 

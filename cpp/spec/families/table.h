@@ -16,7 +16,7 @@ struct Family {
   /// As in the `architectures` of config.json.
   std::vector<std::string_view> architectures;
   ModelSpec (*spec)(const HfConfig&);
-  NameMap (*names)();
+  NameMap (*names)(const ModelSpec&);
 };
 
 /// The table, in the order in which users are told of it.
