@@ -10,3 +10,5 @@ void activation(const ActivationArgs& args, Stream& stream);
 void gather(const GatherArgs& args, Stream& stream);
 void logit_scale(const LogitScaleArgs& args, Stream& stream);
 void sample(const SampleArgs& args, Stream& stream);
+
+ActivateRowFn activate_row_of(const ActivationRule& rule);

@@ -2,6 +2,7 @@
 
 #include <cmath>
 
+#include "backend/cpu/activation_rows.h"
 #include "backend/cpu/kernels.h"
 #include "backend/cpu/kv_layout.h"
 #include "backend/cpu/matrix_pieces.h"
