@@ -58,3 +58,16 @@ void logit_scale(const LogitScaleArgs& args, Stream& stream) {
     scale_piece(args.x.as<float>() + row * args.x.strides[0] + begin, end - begin, args.scale, args.softcap);
   });
 }
+
+void add(const AddArgs& args, Stream& stream) {
+  for_each_piece(stream, args.out.shape[0], args.out.shape[1], [&](int64_t row, int64_t begin, int64_t end) {
+    add_piece(args.x.as<const float>() + row * args.x.strides[0] + begin, add_factor(args, row),
+              args.out.as<float>() + row * args.out.strides[0] + begin, end - begin);
+  });
+}
+
+void clip(const ClipArgs& args, Stream& stream) {
+  for_each_piece(stream, args.x.shape[0], args.x.shape[1], [&](int64_t row, int64_t begin, int64_t end) {
+    clip_piece(args.x.as<float>() + row * args.x.strides[0] + begin, args.limit, end - begin);
+  });
+}
