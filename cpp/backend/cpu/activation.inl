@@ -19,26 +19,29 @@ Vec activate(Vec x) {
   }
 }
 
-/// `gate` null: plain.
-template <Activation kKind>
-void activate_row(const float* x, const float* gate, float* out, int64_t size) {
+template <Activation kKind, ActivationForm kForm>
+void activate_row(const ActivationRule& rule, const float* x, const float* other, float* out, int64_t size) {
+  const Vec high = broadcast(activation_limit(rule));
+  const Vec low = broadcast(-activation_limit(rule));
+  const Vec offset = broadcast(rule.offset);
   for (int64_t i = 0; i < size; i += kLanes) {
     const int lanes = lanes_left(size - i);
-    Vec value = activate<kKind>(load_lanes(x + i, lanes));
-    if (gate != nullptr) value = value * load_lanes(gate + i, lanes);
+    Vec value = load_lanes(x + i, lanes);
+    if constexpr (kForm == ActivationForm::kLimited) value = min(high, value);
+    value = activate<kKind>(value);
+    if constexpr (kForm == ActivationForm::kGated) value = value * load_lanes(other + i, lanes);
+    if constexpr (kForm == ActivationForm::kLimited) {
+      value = value * (min(high, max(low, load_lanes(other + i, lanes))) + offset);
+    }
     store_lanes(out + i, value, lanes);
   }
 }
 
-using ActivateRowFn = void (*)(const float* x, const float* gate, float* out, int64_t size);
-
-ActivateRowFn activate_row_of(Activation kind) {
-  switch (kind) {
-    case Activation::kGelu: return activate_row<Activation::kGelu>;
-    case Activation::kGeluTanh: return activate_row<Activation::kGeluTanh>;
-    case Activation::kGeluQuick: return activate_row<Activation::kGeluQuick>;
-    case Activation::kRelu: return activate_row<Activation::kRelu>;
-    case Activation::kRelu2: return activate_row<Activation::kRelu2>;
-    default: return activate_row<Activation::kSilu>;
+template <Activation kKind>
+ActivateRowFn activate_row_of(ActivationForm form) {
+  switch (form) {
+    case ActivationForm::kGated: return activate_row<kKind, ActivationForm::kGated>;
+    case ActivationForm::kLimited: return activate_row<kKind, ActivationForm::kLimited>;
+    default: return activate_row<kKind, ActivationForm::kPlain>;
   }
 }

@@ -45,7 +45,7 @@ void CpuBackend::copy_to_host(void* destination, const void* source, size_t byte
 
 PackedLinear CpuBackend::pack_linear(const LinearSource& source, Stream& stream) {
   const PackedShape shape = packed_shape(source);
-  PackedLinear packed{.n = shape.n, .k = shape.k, .dtype = source.dtype, .data = {}};
+  PackedLinear packed{.n = shape.n, .k = shape.k, .groups = source.groups, .dtype = source.dtype, .data = {}};
   packed.data = weights_.allocate(static_cast<size_t>(shape.bytes));
   pack_panels(source, packed, as_cpu(stream).pool());
   return packed;

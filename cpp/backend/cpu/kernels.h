@@ -1,8 +1,11 @@
 #pragma once
 
+#include "backend/cpu/activation_rows.h"
+#include "backend/cpu/gemm/pieces.h"
 #include "backend/ops.h"
 
-// The op functions of every instruction set, by the same names in three namespaces.
+// The op functions, and the parts that ops of several parts need, of every instruction set, by the same names in three
+// namespaces.
 
 namespace quire::cpu::portable {
 #include "backend/cpu/kernels.inl"

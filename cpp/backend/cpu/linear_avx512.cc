@@ -23,8 +23,16 @@ constexpr int kFullPanelRows = kTileRows;
 
 }  // namespace
 
+LinearKernel linear_kernel() {
+  return {.rows_per_block = kRowsPerBlock, .rows_per_tile = kTileRows, .compute = compute_piece};
+}
+
 void linear(const LinearArgs& args, Stream& stream) {
-  run_linear(args, stream, {.rows_per_block = kRowsPerBlock, .rows_per_tile = kTileRows, .compute = compute_piece});
+  run_linear(args, stream, linear_kernel());
+}
+
+void grouped_linear(const GroupedLinearArgs& args, Stream& stream) {
+  run_grouped_linear(args, stream, linear_kernel());
 }
 
 }  // namespace quire::cpu::avx512

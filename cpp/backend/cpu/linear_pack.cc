@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <span>
 #include <type_traits>
 
 #include "backend/cpu/gemm/panels.h"
@@ -35,42 +36,63 @@ To convert(From value) {
   }
 }
 
-/// Where the columns of one panel lie in the source: element (k, column) at base[column][k * k_stride].
+/// The parts that make up one matrix.
+std::span<const Tensor> parts_of(const LinearSource& source, int64_t group) {
+  const size_t count = source.parts.size() / static_cast<size_t>(source.groups);
+  return std::span(source.parts).subspan(static_cast<size_t>(group) * count, count);
+}
+
+int64_t stacked_n(const LinearSource& source, int64_t group) {
+  int64_t n = 0;
+  for (const Tensor& part : parts_of(source, group)) n += part_n(part, source.transposed);
+  return n;
+}
+
+/// Element k of an output feature lies at base[k * k_stride].
 template <typename From>
-struct PanelColumns {
-  std::array<const From*, kPanelColumns> base{};
-  int64_t count = 0;  ///< the others are padding
+struct SourceColumn {
+  const From* base = nullptr;
   int64_t k_stride = 1;
 };
 
+/// Where the columns of one panel lie in the source.
 template <typename From>
-PanelColumns<From> find_columns(const LinearSource& source, int64_t panel) {
-  PanelColumns<From> columns;
+struct PanelSource {
+  std::array<SourceColumn<From>, kPanelColumns> columns{};
+  int64_t count = 0;  ///< the others are padding
+};
+
+template <typename From>
+PanelSource<From> find_columns(const LinearSource& source, int64_t group, int64_t panel) {
+  PanelSource<From> found;
   int64_t first_of_part = 0;
   const int64_t begin = panel * kPanelColumns;
-  for (const Tensor& part : source.parts) {
+  for (const Tensor& part : parts_of(source, group)) {
     const int64_t n = part_n(part, source.transposed);
     const int64_t n_stride = part.strides[source.transposed ? 1 : 0];
-    columns.k_stride = part.strides[source.transposed ? 0 : 1];
+    const int64_t k_stride = part.strides[source.transposed ? 0 : 1];
     for (int64_t i = std::max(begin, first_of_part); i < std::min(begin + kPanelColumns, first_of_part + n); ++i) {
-      columns.base[static_cast<size_t>(columns.count++)] = part.as<const From>() + (i - first_of_part) * n_stride;
+      found.columns[static_cast<size_t>(found.count++)] = {part.as<const From>() + (i - first_of_part) * n_stride,
+                                                           k_stride};
     }
     first_of_part += n;
   }
-  return columns;
+  return found;
 }
 
 template <typename From, typename To>
-void pack_panel(const PanelColumns<From>& columns, int64_t k, To* panel) {
+void pack_panel(const PanelSource<From>& source, int64_t k, To* panel) {
   // Square tiles, so that both the lines read and those written stay in the first-level cache.
   constexpr int64_t kTile = 32;
   for (int64_t begin = 0; begin < k; begin += kTile) {
     const int64_t end = std::min(k, begin + kTile);
-    for (int64_t column = 0; column < columns.count; ++column) {
-      const From* const from = columns.base[static_cast<size_t>(column)];
-      for (int64_t i = begin; i < end; ++i) panel[i * kPanelColumns + column] = convert<To>(from[i * columns.k_stride]);
+    for (int64_t column = 0; column < source.count; ++column) {
+      const SourceColumn<From> from = source.columns[static_cast<size_t>(column)];
+      for (int64_t i = begin; i < end; ++i) {
+        panel[i * kPanelColumns + column] = convert<To>(from.base[i * from.k_stride]);
+      }
     }
-    for (int64_t column = columns.count; column < kPanelColumns; ++column) {
+    for (int64_t column = source.count; column < kPanelColumns; ++column) {
       for (int64_t i = begin; i < end; ++i) panel[i * kPanelColumns + column] = To{};
     }
   }
@@ -79,9 +101,11 @@ void pack_panel(const PanelColumns<From>& columns, int64_t k, To* panel) {
 template <typename From, typename To>
 void pack_as(const LinearSource& source, PackedLinear& packed, ThreadPool& pool) {
   To* const panels = static_cast<To*>(packed.data.data());
-  pool.parallel_for(panel_count(packed.n), 1, [&](int64_t begin, int64_t end, int) {
+  const int64_t per_group = panel_count(packed.n);
+  pool.parallel_for(packed.groups * per_group, 1, [&](int64_t begin, int64_t end, int) {
     for (int64_t panel = begin; panel < end; ++panel) {
-      pack_panel(find_columns<From>(source, panel), packed.k, panels + panel * packed.k * kPanelColumns);
+      pack_panel(find_columns<From>(source, panel / per_group, panel % per_group), packed.k,
+                 panels + panel * packed.k * kPanelColumns);
     }
   });
 }
@@ -99,6 +123,8 @@ void pack_from(const LinearSource& source, PackedLinear& packed, ThreadPool& poo
 
 PackedShape packed_shape(const LinearSource& source) {
   QUIRE_CHECK(!source.parts.empty(), "nothing to pack");
+  const int64_t num_parts = static_cast<int64_t>(source.parts.size());
+  QUIRE_CHECK(source.groups > 0 && num_parts % source.groups == 0, "parts=", num_parts, ", groups=", source.groups);
   PackedShape shape;
   shape.k = part_k(source.parts.front(), source.transposed);
   for (const Tensor& part : source.parts) {
@@ -108,10 +134,14 @@ PackedShape packed_shape(const LinearSource& source) {
                   ", expected=float32, bfloat16 or float16");
     QUIRE_CHECK(part.rank == 2 && part.dtype == source.parts.front().dtype, "rank=", part.rank);
     QUIRE_CHECK(part_k(part, source.transposed) == shape.k, "k=", part_k(part, source.transposed), ", k=", shape.k);
-    shape.n += part_n(part, source.transposed);
+  }
+  shape.n = stacked_n(source, 0);
+  for (int64_t group = 1; group < source.groups; ++group) {
+    QUIRE_CHECK(stacked_n(source, group) == shape.n, "group=", group, ", n=", stacked_n(source, group),
+                ", n=", shape.n);
   }
   QUIRE_CHECK(shape.n > 0 && shape.k > 0, "n=", shape.n, ", k=", shape.k);
-  shape.bytes = panel_count(shape.n) * kPanelColumns * shape.k * dtype_bytes(source.dtype);
+  shape.bytes = source.groups * panel_count(shape.n) * kPanelColumns * shape.k * dtype_bytes(source.dtype);
   return shape;
 }
 

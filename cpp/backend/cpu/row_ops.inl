@@ -35,12 +35,24 @@ void copy_blocks(const CopyBlocksArgs& args, Stream& stream) {
 
 void activation(const ActivationArgs& args, Stream& stream) {
   const int64_t width = args.out.shape[1];
-  const ActivateRowFn activate_piece = activate_row_of(args.kind);
+  const ActivateRowFn activate_piece = activate_row_of(args.rule);
   for_each_piece(stream, args.out.shape[0], width, [&](int64_t row, int64_t begin, int64_t end) {
     const float* const x = args.x.as<const float>() + row * args.x.strides[0] + begin;
     float* const out = args.out.as<float>() + row * args.out.strides[0] + begin;
-    activate_piece(x, args.gated ? x + width : nullptr, out, end - begin);
+    activate_piece(args.rule, x, x + width, out, end - begin);
   });
+}
+
+ActivateRowFn activate_row_of(const ActivationRule& rule) {
+  const ActivationForm form = activation_form(rule);
+  switch (rule.kind) {
+    case Activation::kGelu: return activate_row_of<Activation::kGelu>(form);
+    case Activation::kGeluTanh: return activate_row_of<Activation::kGeluTanh>(form);
+    case Activation::kGeluQuick: return activate_row_of<Activation::kGeluQuick>(form);
+    case Activation::kRelu: return activate_row_of<Activation::kRelu>(form);
+    case Activation::kRelu2: return activate_row_of<Activation::kRelu2>(form);
+    default: return activate_row_of<Activation::kSilu>(form);
+  }
 }
 
 void gather(const GatherArgs& args, Stream& stream) {
@@ -50,5 +62,18 @@ void gather(const GatherArgs& args, Stream& stream) {
 void logit_scale(const LogitScaleArgs& args, Stream& stream) {
   for_each_piece(stream, args.x.shape[0], args.x.shape[1], [&](int64_t row, int64_t begin, int64_t end) {
     scale_piece(args.x.as<float>() + row * args.x.strides[0] + begin, end - begin, args.scale, args.softcap);
+  });
+}
+
+void add(const AddArgs& args, Stream& stream) {
+  for_each_piece(stream, args.out.shape[0], args.out.shape[1], [&](int64_t row, int64_t begin, int64_t end) {
+    add_piece(args.x.as<const float>() + row * args.x.strides[0] + begin, add_factor(args, row),
+              args.out.as<float>() + row * args.out.strides[0] + begin, end - begin);
+  });
+}
+
+void clip(const ClipArgs& args, Stream& stream) {
+  for_each_piece(stream, args.x.shape[0], args.x.shape[1], [&](int64_t row, int64_t begin, int64_t end) {
+    clip_piece(args.x.as<float>() + row * args.x.strides[0] + begin, args.limit, end - begin);
   });
 }

@@ -2,6 +2,8 @@
 
 #include <cmath>
 
+#include "backend/cpu/activation_rows.h"
+#include "backend/cpu/add_factor.h"
 #include "backend/cpu/kernels.h"
 #include "backend/cpu/kv_layout.h"
 #include "backend/cpu/matrix_pieces.h"
@@ -19,6 +21,7 @@ namespace {
 #include "backend/cpu/simd_rows.inl"
 // What they need first.
 #include "backend/cpu/activation.inl"
+#include "backend/cpu/add.inl"
 #include "backend/cpu/embed.inl"
 #include "backend/cpu/kv_write.inl"
 #include "backend/cpu/logit_scale.inl"

@@ -105,13 +105,13 @@ void bench_step(Backend& backend, Stream& stream, const Model& model, int64_t to
   print("kv_write bfloat16", time_of(200, [&] { ops.kv_write(write, stream); }));
 
   ActivationArgs act;
-  act.gated = true;
+  act.rule.gated = true;
   act.x = Tensor(x.data(), DType::kFloat32, {tokens, 2 * model.ffn});
   act.out = Tensor(out.data(), DType::kFloat32, {tokens, model.ffn});
   for (const auto& [kind, name] : {std::pair{Activation::kSilu, "silu, gated"},
                                    {Activation::kGelu, "gelu, gated"},
                                    {Activation::kGeluTanh, "gelu_tanh, gated"}}) {
-    act.kind = kind;
+    act.rule.kind = kind;
     print(name, time_of(100, [&] { ops.activation(act, stream); }));
   }
 }

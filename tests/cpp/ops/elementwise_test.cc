@@ -106,7 +106,7 @@ TEST_P(ElementwiseTest, activations_are_right_from_far_below_to_far_above_zero) 
     Floats x({1, size}), out({1, size});
     for (int64_t i = 0; i < size; ++i) x.at(0, i) = inputs[static_cast<size_t>(i)];
     ActivationArgs args;
-    args.kind = kind;
+    args.rule.kind = kind;
     args.x = x.tensor();
     args.out = out.tensor();
     machine.ops().activation(args, *machine.stream);
@@ -125,8 +125,8 @@ TEST_P(ElementwiseTest, gated_activations_multiply_by_the_second_half) {
       Floats x = Floats::random({3, 2 * width}, 3, 7);
       Floats out({3, width}, 1);
       ActivationArgs args;
-      args.kind = kind;
-      args.gated = true;
+      args.rule.kind = kind;
+      args.rule.gated = true;
       args.x = x.tensor();
       args.out = out.tensor();
       machine.ops().activation(args, *machine.stream);
@@ -147,7 +147,7 @@ TEST_P(ElementwiseTest, an_activation_is_the_same_at_every_place_and_in_place) {
     Floats x({1, width});
     for (int64_t i = 0; i < width; ++i) x.at(0, i) = -0.7390625f;
     ActivationArgs args;
-    args.kind = kind;
+    args.rule.kind = kind;
     args.x = args.out = x.tensor();
     machine.ops().activation(args, *machine.stream);
     for (int64_t i = 1; i < width; ++i) ASSERT_EQ(x.at(0, i), x.at(0, 0)) << i;
@@ -160,7 +160,7 @@ TEST_P(ElementwiseTest, what_is_not_a_number_stays_so_whatever_its_bits) {
       Floats x({1, 19}, 0, 1.0f);
       x.at(0, 2) = x.at(0, 18) = std::bit_cast<float>(bits);
       ActivationArgs args;
-      args.kind = kind;
+      args.rule.kind = kind;
       args.x = args.out = x.tensor();
       machine.ops().activation(args, *machine.stream);
       for (int64_t i = 0; i < 19; ++i) {

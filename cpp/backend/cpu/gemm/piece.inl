@@ -71,10 +71,10 @@ class PieceRun {
     Tile tile;
     tile.x_stride = args_.x.strides[0];
     tile.x = args_.x.as<const float>() + row * tile.x_stride + begin;
-    tile.weights = static_cast<const Weight*>(args_.weight->data.data()) +
-                   (panel * args_.weight->k + begin) * kPanelColumns + column;
+    const Weight* const weights = panel_of<Weight>(*args_.weight, piece_.group, panel) + begin * kPanelColumns;
+    tile.weights = weights + column;
     tile.depth = end - begin;
-    set_prefetch(tile, panel, begin, index + (column > 0 ? tiles_ : 0));
+    set_prefetch(tile, weights, index + (column > 0 ? tiles_ : 0));
     if (begin > 0) tile.start = partial;
     tile.out = partial;
     tile.out_stride = kPanelColumns;
@@ -89,11 +89,10 @@ class PieceRun {
   }
 
   /// Memory should never rest while a panel is used several times: each pass fetches its share of what comes next.
-  void set_prefetch(Tile& tile, int64_t panel, int64_t begin, int64_t pass) const {
+  void set_prefetch(Tile& tile, const Weight* weights, int64_t pass) const {
     constexpr int64_t kRowBytes = kPanelColumns * sizeof(Weight);
     const int64_t passes = full_panel_ ? tiles_ : 2 * tiles_;
-    const char* const here =
-        static_cast<const char*>(args_.weight->data.data()) + (panel * args_.weight->k + begin) * kRowBytes;
+    const char* const here = reinterpret_cast<const char*>(weights);
     tile.prefetch = here + (passes == 1 ? kPrefetchBytes : tile.depth * kRowBytes * (passes + pass) / passes);
     tile.prefetch_step = kRowBytes / passes;
   }

@@ -6,8 +6,9 @@
 
 namespace quire::cpu {
 
-/// A part of a linear op's output that one worker computes: rows times panels.
+/// A part of a linear op's output that one worker computes: rows times panels of one matrix.
 struct LinearPiece {
+  int64_t group = 0;
   int64_t row_begin = 0;
   int64_t row_end = 0;
   int64_t panel_begin = 0;
@@ -25,5 +26,6 @@ struct LinearKernel {
 
 /// Cut the op into pieces and compute them on the stream's workers.
 void run_linear(const LinearArgs& args, Stream& stream, const LinearKernel& kernel);
+void run_grouped_linear(const GroupedLinearArgs& args, Stream& stream, const LinearKernel& kernel);
 
 }  // namespace quire::cpu
