@@ -15,6 +15,7 @@
 #include "engine/open_model.h"
 #include "engine/request_check.h"
 #include "spec/families/table.h"
+#include "spec/rope.h"
 #include "weights/loader.h"
 
 namespace quire {
@@ -123,7 +124,8 @@ SchedulerConfig scheduler_config(const OpenModel& model) {
           .max_num_batched_tokens = *model.config.max_num_batched_tokens,
           .max_model_len = model.description.memory.max_model_len,
           .enable_prefix_caching = model.config.enable_prefix_caching,
-          .hash_seed = (uint64_t{random()} << 32) | random()};
+          .hash_seed = (uint64_t{random()} << 32) | random(),
+          .recompute_length = rope_recompute_length(model.folder.spec).value_or(0)};
 }
 
 std::unique_ptr<Engine> create_engine(const EngineConfig& config) {

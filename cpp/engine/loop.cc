@@ -73,7 +73,7 @@ void Loop::enter(Submission submission) {
   const Request& asked = entered.request();
   // Log-probabilities of the prompt need every row of it computed.
   scheduler_->add(entered.sequence_id(0), asked.prompt_token_ids, !asked.sampling.prompt_logprobs.has_value(),
-                  entered.num_sequences());
+                  entered.num_sequences(), runner_->key_set(static_cast<int64_t>(asked.prompt_token_ids.size())));
 }
 
 void Loop::cancel(RequestId id) {

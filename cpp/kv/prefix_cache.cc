@@ -46,33 +46,35 @@ std::span<const int32_t> PrefixCache::tokens_of(int32_t block) const {
   return std::span(tokens_).subspan(static_cast<size_t>(block) * length, length);
 }
 
-uint64_t PrefixCache::chain_hash(int32_t parent, std::span<const int32_t> tokens) const {
-  uint64_t hash = parent == kNoBlock ? seed_ : entry(parent).hash;
+uint64_t PrefixCache::chain_hash(int32_t parent, std::span<const int32_t> tokens, int32_t key_set) const {
+  uint64_t hash = parent == kNoBlock ? seed_ + static_cast<uint32_t>(key_set) : entry(parent).hash;
   for (const int32_t token : tokens) hash = mix(hash ^ static_cast<uint32_t>(token));
   return hash;
 }
 
-int32_t PrefixCache::search(uint64_t hash, int32_t parent, std::span<const int32_t> tokens) const {
+int32_t PrefixCache::search(uint64_t hash, int32_t parent, std::span<const int32_t> tokens, int32_t key_set) const {
+  const auto matches = [&](int32_t block) {
+    const Entry& cached = entry(block);
+    return cached.parent == parent && cached.key_set == key_set && std::ranges::equal(tokens_of(block), tokens);
+  };
   int32_t block = buckets_[hash & (buckets_.size() - 1)];
-  while (block != kNoBlock && (entry(block).parent != parent || !std::ranges::equal(tokens_of(block), tokens))) {
-    block = entry(block).next_in_bucket;
-  }
+  while (block != kNoBlock && !matches(block)) block = entry(block).next_in_bucket;
   return block;
 }
 
-int32_t PrefixCache::find(int32_t parent, std::span<const int32_t> tokens) const {
+int32_t PrefixCache::find(int32_t parent, std::span<const int32_t> tokens, int32_t key_set) const {
   QUIRE_CHECK(tokens.size() == static_cast<size_t>(block_size_), "tokens=", tokens.size());
   QUIRE_CHECK(parent == kNoBlock || is_cached(parent), "parent=", parent);
-  return search(chain_hash(parent, tokens), parent, tokens);
+  return search(chain_hash(parent, tokens, key_set), parent, tokens, key_set);
 }
 
-int32_t PrefixCache::insert(int32_t parent, int32_t block, std::span<const int32_t> tokens) {
+int32_t PrefixCache::insert(int32_t parent, int32_t block, std::span<const int32_t> tokens, int32_t key_set) {
   QUIRE_CHECK(tokens.size() == static_cast<size_t>(block_size_), "tokens=", tokens.size());
   QUIRE_CHECK(pool_.references(block) >= 1 && !is_cached(block), "block=", block);
   QUIRE_CHECK(parent == kNoBlock || is_cached(parent), "parent=", parent);
-  const uint64_t hash = chain_hash(parent, tokens);
-  if (const int32_t first = search(hash, parent, tokens); first != kNoBlock) return first;
-  entry(block) = {.cached = true, .hash = hash, .parent = parent, .next_in_bucket = bucket(hash)};
+  const uint64_t hash = chain_hash(parent, tokens, key_set);
+  if (const int32_t first = search(hash, parent, tokens, key_set); first != kNoBlock) return first;
+  entry(block) = {.cached = true, .hash = hash, .parent = parent, .key_set = key_set, .next_in_bucket = bucket(hash)};
   bucket(hash) = block;
   std::ranges::copy(tokens, tokens_.begin() + static_cast<ptrdiff_t>(block) * block_size_);
   if (parent != kNoBlock) ++entry(parent).num_children;
@@ -136,8 +138,9 @@ void PrefixCache::list_cached(std::vector<CachedBlock>& out) const {
   out.clear();
   for (int32_t block : buckets_) {
     for (; block != kNoBlock; block = entry(block).next_in_bucket) {
-      const int32_t parent = entry(block).parent;
-      out.push_back({block, parent, find(parent, tokens_of(block)), tokens_of(block)});
+      const Entry& cached = entry(block);
+      const int32_t found = find(cached.parent, tokens_of(block), cached.key_set);
+      out.push_back({block, cached.parent, found, tokens_of(block), cached.key_set});
     }
   }
 }

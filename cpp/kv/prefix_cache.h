@@ -16,6 +16,7 @@ struct CachedBlock {
   int32_t parent = kNoBlock;  ///< the cached block before it, kNoBlock for a first block
   int32_t found = kNoBlock;   ///< what a search for its content answers; `block`, if all is well
   std::span<const int32_t> tokens;
+  int32_t key_set = 0;
 };
 
 /// Full blocks that may be shared between sequences with equal beginnings, and the door through which sequences take
@@ -23,7 +24,8 @@ struct CachedBlock {
 ///
 /// Cached blocks form a tree: a block's *parent* holds the tokens just before its own. A block is found by a hash of
 /// its parent's hash and its own tokens, keyed by a seed; then parent and tokens are compared in full, so a collision
-/// costs time and never gives wrong keys and values.
+/// costs time and never gives wrong keys and values. A model may compute the keys of the same tokens in several ways
+/// (Sequence::key_set): each is a tree of its own.
 ///
 /// A cached block without owners is *idle*: it can be found and shared again, and it counts as available, because it is
 /// given to who needs a block when none is free. The block idle for the longest goes first. Whoever owns a block owns
@@ -55,12 +57,12 @@ class PrefixCache {
 
   /// The cached block that holds `tokens` after `parent` (kNoBlock: at the beginning); kNoBlock if there is none.
   /// `tokens` are block_size many. The answer is not retained.
-  int32_t find(int32_t parent, std::span<const int32_t> tokens) const;
+  int32_t find(int32_t parent, std::span<const int32_t> tokens, int32_t key_set = 0) const;
 
   /// Enter a used block, computed and full, after its parent, which is cached. Returns the cached block with this
   /// content: `block` itself, or the one that was there first. The caller should share that one and release its own:
   /// nothing can be cached after a block that is not.
-  int32_t insert(int32_t parent, int32_t block, std::span<const int32_t> tokens);
+  int32_t insert(int32_t parent, int32_t block, std::span<const int32_t> tokens, int32_t key_set = 0);
 
   /// Every block that the hash table leads to, in no order. The tokens are valid until the cache changes.
   void list_cached(std::vector<CachedBlock>& out) const;
@@ -73,6 +75,7 @@ class PrefixCache {
     bool cached = false;
     uint64_t hash = 0;
     int32_t parent = kNoBlock;
+    int32_t key_set = 0;
     int32_t num_children = 0;
     int32_t next_in_bucket = kNoBlock;
   };
@@ -85,8 +88,8 @@ class PrefixCache {
   Entry& entry(int32_t block);
   const Entry& entry(int32_t block) const;
   std::span<const int32_t> tokens_of(int32_t block) const;
-  uint64_t chain_hash(int32_t parent, std::span<const int32_t> tokens) const;
-  int32_t search(uint64_t hash, int32_t parent, std::span<const int32_t> tokens) const;
+  uint64_t chain_hash(int32_t parent, std::span<const int32_t> tokens, int32_t key_set) const;
+  int32_t search(uint64_t hash, int32_t parent, std::span<const int32_t> tokens, int32_t key_set) const;
   int32_t& bucket(uint64_t hash) { return buckets_[hash & (buckets_.size() - 1)]; }
   int32_t circle_end() const { return pool_.num_blocks(); }
   void link_as_newest(int32_t block);

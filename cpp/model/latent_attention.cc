@@ -47,12 +47,12 @@ void apply_latent_attention(const Step& step, const Attention& spec, const Atten
   apply_norm(step, latent.norm, weights.k_norm, value, value);
   const Tensor shared_key = key.columns(rank, rotated).heads(1, rotated);
   turn(shared_key, shared_key);
-  step.ops.kv_write(
-      {.k = key.heads(1, rank + rotated), .v = value.heads(1, rank), .kv = kv, .slots = step.batch.slots}, step.stream);
+  step.ops.kv_write({.k = key.heads(1, rank + rotated), .v = value.heads(1, rank), .kv = kv, .slots = step.batch.slots},
+                    step.stream);
 
   const Tensor q = queries(step, spec, weights, down);
-  const Tensor latent_q =
-      Tensor(step.memory.latent_q.data, DType::kFloat32, {num_tokens, heads * (rank + rotated)}).heads(heads, rank + rotated);
+  const Tensor latent_q = Tensor(step.memory.latent_q.data, DType::kFloat32, {num_tokens, heads * (rank + rotated)})
+                              .heads(heads, rank + rotated);
   step.ops.grouped_linear({.x = q.columns(0, plain), .weight = &weights.key_up, .out = latent_q.columns(0, rank)},
                           step.stream);
   turn(q.columns(plain, rotated), latent_q.columns(rank, rotated));
@@ -68,8 +68,8 @@ void apply_latent_attention(const Step& step, const Attention& spec, const Atten
                      step.stream);
 
   const Tensor mixed(step.memory.attention.data, DType::kFloat32, {num_tokens, heads * spec.value_dim()});
-  step.ops.grouped_linear(
-      {.x = latent_out, .weight = &weights.value_up, .out = mixed.heads(heads, spec.value_dim())}, step.stream);
+  step.ops.grouped_linear({.x = latent_out, .weight = &weights.value_up, .out = mixed.heads(heads, spec.value_dim())},
+                          step.stream);
   step.ops.linear(
       {.x = mixed, .weight = &weights.out, .bias = weights.out_bias, .residual = sink.residual, .out = sink.out},
       step.stream);

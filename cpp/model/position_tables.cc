@@ -103,10 +103,8 @@ const float* PositionTables::alibi_slopes(const Alibi& alibi, const Attention& a
   for (const double slope : quire::alibi_slopes(alibi, attention.heads)) {
     values.push_back(static_cast<float>(slope * scale));
   }
-  slopes_.push_back({.alibi = alibi,
-                     .heads = attention.heads,
-                     .scale = scale,
-                     .values = static_cast<const float*>(upload(values))});
+  slopes_.push_back(
+      {.alibi = alibi, .heads = attention.heads, .scale = scale, .values = static_cast<const float*>(upload(values))});
   return slopes_.back().values;
 }
 

@@ -25,8 +25,8 @@ struct Sink {
 /// out = norm(x), or a plain reference to x where the spec has no norm.
 Tensor apply_norm(const Step& step, const Norm& norm, const NormWeights& weights, Tensor x, Tensor out);
 
-void apply_attention(const Step& step, const Attention& spec, const AttentionWeights& weights, const LayerPositions& positions,
-                     const KvLayer& kv, Tensor x, const Sink& sink);
+void apply_attention(const Step& step, const Attention& spec, const AttentionWeights& weights,
+                     const LayerPositions& positions, const KvLayer& kv, Tensor x, const Sink& sink);
 void apply_latent_attention(const Step& step, const Attention& spec, const AttentionWeights& weights,
                             const LayerPositions& positions, const KvLayer& kv, Tensor x, const Sink& sink);
 

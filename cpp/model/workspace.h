@@ -20,19 +20,19 @@ struct Workspace {
 
   Tensor embedded;  ///< [T, De], embeddings of a width of their own
 
-  Tensor qkv;        ///< [T, (H + G) * K + G * Kv]; latent: [T, (q_rank or H * K) + kv_rank + rope_dim]
-  Tensor attention;  ///< [T, H * Kv]
-  Tensor q;          ///< [T, H * K], of a compressed query
-  Tensor latent_q;   ///< [T, H * (kv_rank + rope_dim)]
-  Tensor latent_out; ///< [T, H * kv_rank]
+  Tensor qkv;         ///< [T, (H + G) * K + G * Kv]; latent: [T, (q_rank or H * K) + kv_rank + rope_dim]
+  Tensor attention;   ///< [T, H * Kv]
+  Tensor q;           ///< [T, H * K], of a compressed query
+  Tensor latent_q;    ///< [T, H * (kv_rank + rope_dim)]
+  Tensor latent_out;  ///< [T, H * kv_rank]
 
-  Tensor up;             ///< [T, 2F] or [T, F]
-  Tensor activated;      ///< [T, F]
-  Tensor router_logits;  ///< [T, E]
-  Tensor experts;        ///< [T, top_k] int32
-  Tensor expert_weights; ///< [T, top_k]
-  Tensor moe_scratch;    ///< [T * top_k, see backend/ops/moe.h]
-  Tensor shared_gate;    ///< [T, 1]
+  Tensor up;              ///< [T, 2F] or [T, F]
+  Tensor activated;       ///< [T, F]
+  Tensor router_logits;   ///< [T, E]
+  Tensor experts;         ///< [T, top_k] int32
+  Tensor expert_weights;  ///< [T, top_k]
+  Tensor moe_scratch;     ///< [T * top_k, see backend/ops/moe.h]
+  Tensor shared_gate;     ///< [T, 1]
 
   Tensor gathered;   ///< [R, D]
   Tensor projected;  ///< [R, De]

@@ -31,7 +31,7 @@ class Arena {
 struct BatchBuilder::Layout {
   int32_t num_tokens = 0;
   int32_t max_blocks = 0;
-  size_t token_ids = 0, positions = 0, slots = 0, query_start = 0, context_lens = 0, block_tables = 0;
+  size_t token_ids = 0, positions = 0, rope_rows = 0, slots = 0, query_start = 0, context_lens = 0, block_tables = 0;
   size_t bytes = 0;
 
   Layout(std::span<const PlannedSequence> sequences, int32_t block_size) {
@@ -42,6 +42,7 @@ struct BatchBuilder::Layout {
     Arena arena;
     token_ids = arena.take<int32_t>(num_tokens);
     positions = arena.take<int32_t>(num_tokens);
+    rope_rows = arena.take<int32_t>(num_tokens);
     slots = arena.take<int64_t>(num_tokens);
     query_start = arena.take<int32_t>(sequences.size() + 1);
     context_lens = arena.take<int32_t>(sequences.size());
@@ -65,6 +66,7 @@ RaggedBatch BatchBuilder::build(std::span<const PlannedSequence> sequences, Stre
   const auto host = [&](size_t offset) { return host_.data() + offset; };
   auto* token_ids = reinterpret_cast<int32_t*>(host(layout.token_ids));
   auto* positions = reinterpret_cast<int32_t*>(host(layout.positions));
+  auto* rope_rows = reinterpret_cast<int32_t*>(host(layout.rope_rows));
   auto* slots = reinterpret_cast<int64_t*>(host(layout.slots));
   auto* query_start = reinterpret_cast<int32_t*>(host(layout.query_start));
   auto* context_lens = reinterpret_cast<int32_t*>(host(layout.context_lens));
@@ -85,6 +87,7 @@ RaggedBatch BatchBuilder::build(std::span<const PlannedSequence> sequences, Stre
     block_table += layout.max_blocks;
     for (int32_t position = sequence.start; position < end; ++position, ++token) {
       positions[token] = position;
+      rope_rows[token] = sequence.key_set * rows_per_key_set_ + position;
       slots[token] = int64_t{sequence.blocks[position / block_size_]} * block_size_ + position % block_size_;
     }
   }
@@ -96,6 +99,7 @@ RaggedBatch BatchBuilder::build(std::span<const PlannedSequence> sequences, Stre
           .num_sequences = static_cast<int32_t>(sequences.size()),
           .token_ids = reinterpret_cast<const int32_t*>(device(layout.token_ids)),
           .positions = reinterpret_cast<const int32_t*>(device(layout.positions)),
+          .rope_rows = reinterpret_cast<const int32_t*>(device(layout.rope_rows)),
           .slots = reinterpret_cast<const int64_t*>(device(layout.slots)),
           .query_start = reinterpret_cast<const int32_t*>(device(layout.query_start)),
           .context_lens = reinterpret_cast<const int32_t*>(device(layout.context_lens)),

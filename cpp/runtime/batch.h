@@ -15,8 +15,9 @@ namespace quire {
 /// it has grown to the largest step, nothing is allocated any more.
 class BatchBuilder {
  public:
-  /// `block_size`: tokens per KV block.
-  BatchBuilder(Backend& backend, int32_t block_size) : backend_(backend), block_size_(block_size) {}
+  /// `block_size`: tokens per KV block. `rows_per_key_set`: rows of the rope tables for each set of angles.
+  BatchBuilder(Backend& backend, int32_t block_size, int32_t rows_per_key_set)
+      : backend_(backend), block_size_(block_size), rows_per_key_set_(rows_per_key_set) {}
 
   /// Copy one step's arrays to the device. The result is valid until the next call.
   /// Raises: kOutOfMemory.
@@ -28,6 +29,7 @@ class BatchBuilder {
 
   Backend& backend_;
   int32_t block_size_;
+  int32_t rows_per_key_set_;
   std::vector<std::byte> host_;
   Buffer device_;
 };

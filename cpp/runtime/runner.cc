@@ -35,7 +35,7 @@ Runner::Runner(const ModelSpec& spec, ModelWeights weights, std::unique_ptr<Back
       workspace_(backend_->allocate(Decoder::workspace_bytes(spec_, max_num_batched_tokens_, rows_per_slice_),
                                     MemoryKind::kWorkspace)),
       logits_(backend_->allocate(logits_bytes(spec_, rows_per_slice_), MemoryKind::kWorkspace)),
-      batch_(*backend_, config.block_size),
+      batch_(*backend_, config.block_size, config.max_model_len),
       decoder_(spec_, weights_, *backend_, *stream_, config.max_model_len) {}
 
 int64_t Runner::workspace_bytes(const ModelSpec& spec, int32_t max_num_batched_tokens) {

@@ -11,6 +11,7 @@
 #include "runtime/batch.h"
 #include "runtime/kv_memory.h"
 #include "sched/step_plan.h"
+#include "spec/rope.h"
 #include "spec/spec.h"
 #include "weights/model_weights.h"
 
@@ -36,6 +37,9 @@ class Runner {
 
   /// Bytes of activations and logits that a runner of this model takes, beside weights and KV cache.
   static int64_t workspace_bytes(const ModelSpec& spec, int32_t max_num_batched_tokens);
+
+  /// Which of the model's sets of keys a prompt of that length is computed with (Sequence::key_set).
+  int32_t key_set(int64_t prompt_length) const { return rope_set(spec_, prompt_length); }
 
   /// Copy blocks, then compute all tokens of the step, at most max_num_batched_tokens.
   void forward(const StepPlan& plan);

@@ -155,7 +155,8 @@ Violation check_registered(const SchedulerSnapshot& snapshot, const Facts& facts
       }
       if (cached == nullptr) continue;
       const auto tokens = std::span(sequence->tokens).subspan(static_cast<size_t>(index) * length, length);
-      if (cached->parent != parent || !std::ranges::equal(cached->tokens, tokens)) {
+      if (cached->parent != parent || cached->key_set != sequence->key_set ||
+          !std::ranges::equal(cached->tokens, tokens)) {
         return violation(6, "other parent or tokens: id=", sequence->id, ", index=", index, ", block=", block);
       }
       parent = block;
@@ -216,7 +217,7 @@ Violation check_planned(const SchedulerSnapshot& snapshot, const PlannedSequence
   const int32_t end = planned.start + planned.num_tokens;
   if (planned.id != sequence.id || planned.start != sequence.num_computed || planned.num_tokens < 1 ||
       planned.num_tokens != sequence.num_planned || planned.samples != (end == sequence.num_tokens()) ||
-      !std::ranges::equal(planned.tokens, sequence.tokens) ||
+      planned.key_set != sequence.key_set || !std::ranges::equal(planned.tokens, sequence.tokens) ||
       !std::ranges::equal(planned.blocks, sequence.blocks.blocks())) {
     return violation(13, "planned id=", planned.id, ", start=", planned.start, ", num_tokens=", planned.num_tokens,
                      ", samples=", planned.samples, ", sequence id=", sequence.id);

@@ -57,7 +57,8 @@ const Sequence& Scheduler::sequence(SequenceId id) const {
   return *place->second;
 }
 
-void Scheduler::add(SequenceId id, std::vector<int32_t> tokens, bool use_prefix_cache, int32_t num_sequences_reserved) {
+void Scheduler::add(SequenceId id, std::vector<int32_t> tokens, bool use_prefix_cache, int32_t num_sequences_reserved,
+                    int32_t key_set) {
   QUIRE_CHECK(!contains(id), "id=", id);
   QUIRE_CHECK(!tokens.empty() && tokens.size() < static_cast<size_t>(config_.max_model_len), "id=", id,
               ", num_tokens=", tokens.size(), ", max_model_len=", config_.max_model_len);
@@ -70,6 +71,7 @@ void Scheduler::add(SequenceId id, std::vector<int32_t> tokens, bool use_prefix_
   sequence.num_prompt_tokens = sequence.num_tokens();
   sequence.use_prefix_cache = use_prefix_cache && config_.enable_prefix_caching;
   sequence.num_reserved = num_sequences_reserved;
+  sequence.key_set = key_set;
   sequence.arrival = next_arrival_;
   places_.emplace(id, added.begin());
   next_arrival_ += static_cast<uint64_t>(num_sequences_reserved);
@@ -103,6 +105,7 @@ void Scheduler::fork(SequenceId parent_id, SequenceId child_id) {
 
 const StepPlan& Scheduler::plan() {
   begin_step();
+  restart_outgrown();
   const bool preempted = give_one_token_each();
   extend_prompts();
   if (!preempted) admit_waiting();
@@ -120,6 +123,15 @@ void Scheduler::begin_step() {
   budget_ = config_.max_num_batched_tokens;
   plan_.sequences.clear();
   plan_.copies.clear();
+}
+
+void Scheduler::restart_outgrown() {
+  if (config_.recompute_length == 0) return;
+  for (Sequence& sequence : line_) {
+    if (sequence.key_set > 0 || sequence.num_tokens() <= config_.recompute_length) continue;
+    sequence.key_set = 1;
+    if (sequence.status == SequenceStatus::kRunning) forget(sequence);
+  }
 }
 
 bool Scheduler::give_one_token_each() {
@@ -161,8 +173,7 @@ bool Scheduler::make_next_token_writable(Sequence& sequence) {
 void Scheduler::preempt_youngest() {
   QUIRE_CHECK(num_running_ > 1, "a lone sequence has no room: num_blocks=", config_.num_blocks);
   Sequence& youngest = *--first_waiting_;
-  release_blocks(youngest);
-  youngest.num_computed = 0;
+  forget(youngest);
   youngest.status = SequenceStatus::kWaiting;
   --num_running_;
   num_places_ -= youngest.num_reserved;
@@ -206,7 +217,8 @@ void Scheduler::find_prefix(const Sequence& sequence) {
   const size_t most = (sequence.tokens.size() - 1) / length;
   int32_t block = kNoBlock;
   while (hits_.size() < most) {
-    block = cache_.find(block, std::span(sequence.tokens).subspan(hits_.size() * length, length));
+    const auto tokens = std::span(sequence.tokens).subspan(hits_.size() * length, length);
+    block = cache_.find(block, tokens, sequence.key_set);
     if (block == kNoBlock) return;
     hits_.push_back(block);
   }
@@ -247,6 +259,7 @@ void Scheduler::finish_plan() {
                                .start = place->num_computed,
                                .num_tokens = place->num_planned,
                                .samples = place->num_planned == place->num_pending(),
+                               .key_set = place->key_set,
                                .tokens = place->tokens,
                                .blocks = place->blocks.blocks()});
   }
@@ -277,7 +290,7 @@ void Scheduler::register_full_blocks(Sequence& sequence) {
     const int32_t parent = index == 0 ? kNoBlock : sequence.blocks[index - 1];
     const int32_t own = sequence.blocks[index];
     const auto tokens = std::span(sequence.tokens).subspan(static_cast<size_t>(index) * length, length);
-    const int32_t cached = cache_.insert(parent, own, tokens);
+    const int32_t cached = cache_.insert(parent, own, tokens, sequence.key_set);
     if (cached == own) continue;
     // Another sequence computed the same block in the same step or before this one could find it.
     cache_.retain(cached);
@@ -310,6 +323,11 @@ void Scheduler::remove(SequenceId id) {
   }
   line_.erase(place->second);
   places_.erase(place);
+}
+
+void Scheduler::forget(Sequence& sequence) {
+  release_blocks(sequence);
+  sequence.num_computed = 0;
 }
 
 void Scheduler::release_blocks(Sequence& sequence) {

@@ -23,6 +23,9 @@ struct SchedulerConfig {
   bool enable_prefix_caching = true;
   /// Seed of the block hash, so that a stranger cannot guess it.
   uint64_t hash_seed = 0;
+  /// A sequence that has grown beyond so many tokens is computed again from its first one, with the next set of keys;
+  /// 0: never.
+  int32_t recompute_length = 0;
 };
 
 struct SchedulerStats {
@@ -61,8 +64,9 @@ class Scheduler {
   /// log-probabilities), also when it runs again after a preemption. The caller has checked that
   /// 1 <= tokens.size() < max_model_len. `num_sequences_reserved`: itself and the forks that will follow, all of which
   /// are given a place when it is admitted. Range: [1, max_num_seqs]. Reserved places are given up with the first
-  /// append.
-  void add(SequenceId id, std::vector<int32_t> tokens, bool use_prefix_cache, int32_t num_sequences_reserved = 1);
+  /// append. `key_set`: see Sequence.
+  void add(SequenceId id, std::vector<int32_t> tokens, bool use_prefix_cache, int32_t num_sequences_reserved = 1,
+           int32_t key_set = 0);
 
   /// Make `child` a copy of `parent`, sharing its blocks, after the parent's prompt has been computed and before its
   /// first token is appended. The child is running at once. Of several forks the first made counts as the youngest.
@@ -98,6 +102,7 @@ class Scheduler {
 
   Sequence& find(SequenceId id);
   void begin_step();
+  void restart_outgrown();
   /// Round 1; whether somebody has been preempted.
   bool give_one_token_each();
   void extend_prompts();
@@ -110,6 +115,7 @@ class Scheduler {
   bool fits(const Sequence& sequence) const;
   void admit(Sequence& sequence);
   void register_full_blocks(Sequence& sequence);
+  void forget(Sequence& sequence);
   void release_blocks(Sequence& sequence);
   void check_counts() const;
 

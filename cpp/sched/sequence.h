@@ -23,6 +23,8 @@ struct Sequence {
   /// Prompt tokens taken from the prefix cache at first admission; whole blocks, and never the whole prompt.
   int32_t num_cached = 0;
   bool use_prefix_cache = true;
+  /// Which of the model's ways to compute keys serves this sequence; those of different ways are never mixed.
+  int32_t key_set = 0;
   /// Order of arrival; the smallest is served first. Those after it belong to its forks.
   uint64_t arrival = 0;
   /// Places among the running sequences that this one holds: itself and the forks that are still to come.

@@ -18,6 +18,8 @@ struct PlannedSequence {
   int32_t num_tokens = 0;
   /// The last of its tokens is computed here, so that a new token can be sampled.
   bool samples = false;
+  /// As Sequence::key_set.
+  int32_t key_set = 0;
   /// All of the sequence's tokens, prompt and output, those of later steps included.
   std::span<const int32_t> tokens;
   /// Its blocks, enough for start + num_tokens tokens: token t lives in blocks[t / block_size].

@@ -188,9 +188,8 @@ Norm rms_norm(const HfConfig& config, const FieldNames& eps, double fallback) {
 }
 
 Norm layer_norm(const HfConfig& config, const FieldNames& eps, double fallback) {
-  return {.kind = Norm::Kind::kLayer,
-          .eps = static_cast<float>(config.number_or(eps, fallback, kNormEps)),
-          .bias = true};
+  return {
+      .kind = Norm::Kind::kLayer, .eps = static_cast<float>(config.number_or(eps, fallback, kNormEps)), .bias = true};
 }
 
 std::vector<bool> sliding_layers(const HfConfig& config, size_t num_layers) {

@@ -11,8 +11,8 @@ namespace quire {
 /// Radians per position of each pair of rotated components: dim / 2 values, fastest first.
 ///
 /// `length`: tokens of the sequence; only dynamic scaling (beyond original_max_positions the base grows with it, with
-/// Qwen's at each doubling) and longrope (its long factors serve beyond original_max_positions) look at it. Range: >= 1.
-/// Source: transformers/modeling_rope_utils.py, computed in double where that computes in float32.
+/// Qwen's at each doubling) and longrope (its long factors serve beyond original_max_positions) look at it. Range:
+/// >= 1. Source: transformers/modeling_rope_utils.py, computed in double where that computes in float32.
 std::vector<double> rope_inverse_frequencies(const Rope& rope, int64_t length);
 
 // Longrope and Qwen's dynamic scaling have more than one set of angles, and all keys of a sequence must be of one set.

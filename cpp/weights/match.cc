@@ -135,11 +135,10 @@ class Matcher {
       // One tensor for each head, or one for all.
       const size_t heads = source.find("{h}") != std::string_view::npos ? want.outputs.size() : 1;
       for (size_t head = 0; head < heads; ++head) {
-        matched.sources.push_back(expand_name(source, {.prefix = prefix_,
-                                                       .layer = want.layer,
-                                                       .expert = group,
-                                                       .head = static_cast<int64_t>(head)}) +
-                                  suffix);
+        matched.sources.push_back(
+            expand_name(source,
+                        {.prefix = prefix_, .layer = want.layer, .expert = group, .head = static_cast<int64_t>(head)}) +
+            suffix);
       }
     }
   }
@@ -163,8 +162,8 @@ class Matcher {
   NamePrefix prefix_;
 };
 
-/// Vectors are float32 always. Widening 16 bits changes no value, so that float32 keeps a matrix as it is stored, unless
-/// its values are changed while it is loaded.
+/// Vectors are float32 always. Widening 16 bits changes no value, so that float32 keeps a matrix as it is stored,
+/// unless its values are changed while it is loaded.
 DType held_type(const WantedWeight& weight, DType stored, std::optional<DType> wanted) {
   if (weight.inputs == 0) return DType::kFloat32;
   const bool widens = wanted == DType::kFloat32 && dtype_bytes(stored) == 2 && weight.fold == Fold::kNone;

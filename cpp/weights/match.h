@@ -26,7 +26,9 @@ struct MatchedWeight {
   /// In the backend's memory.
   int64_t bytes() const;
   /// Sources of one group.
-  size_t sources_per_group() const { return per_group ? sources.size() / static_cast<size_t>(wanted.groups) : sources.size(); }
+  size_t sources_per_group() const {
+    return per_group ? sources.size() / static_cast<size_t>(wanted.groups) : sources.size();
+  }
 };
 
 /// Find the tensors of every weight that the folder's spec asks for, and check names, shapes and types. No tensor's

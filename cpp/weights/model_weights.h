@@ -30,8 +30,8 @@ struct AttentionWeights {
 };
 
 struct FfnWeights {
-  PackedLinear up;  ///< gated: [2F, D], gate above up; plain: [F, D]; of experts, E of them
-  Tensor up_bias;   ///< of experts [E, ...]
+  PackedLinear up;    ///< gated: [2F, D], gate above up; plain: [F, D]; of experts, E of them
+  Tensor up_bias;     ///< of experts [E, ...]
   PackedLinear down;  ///< [D, F]; of experts, E of them
   Tensor down_bias;   ///< of experts [E, D]
 
@@ -53,7 +53,7 @@ struct LayerWeights {
 };
 
 struct ModelWeights {
-  Tensor embedding;           ///< [V, De], stored type; absent if tied, where `head` serves
+  Tensor embedding;  ///< [V, De], stored type; absent if tied, where `head` serves
   NormWeights embed_norm;
   Tensor position_embedding;  ///< [P, D], stored type
   PackedLinear project_in;    ///< [D, De], if the embeddings have a width of their own

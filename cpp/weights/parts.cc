@@ -39,11 +39,10 @@ class Splitter {
     const int64_t size = want_.outputs[part];
     switch (split_) {
       case Split::kInOrder: return views.push_back(slice(source_, axis_, sum(0, part), size));
-      case Split::kReversed:
-        return views.push_back(slice(source_, axis_, sum(part + 1, want_.outputs.size()), size));
+      case Split::kReversed: return views.push_back(slice(source_, axis_, sum(part + 1, want_.outputs.size()), size));
       case Split::kAlternating:
-        return views.push_back(slice(source_, axis_, static_cast<int64_t>(part), size,
-                                     static_cast<int64_t>(want_.outputs.size())));
+        return views.push_back(
+            slice(source_, axis_, static_cast<int64_t>(part), size, static_cast<int64_t>(want_.outputs.size())));
       case Split::kByKvHead:
         QUIRE_CHECK(want_.kv_heads > 0, "module=", want_.module);
         for (int64_t head = 0; head < want_.kv_heads; ++head) {

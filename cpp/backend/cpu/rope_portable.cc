@@ -20,9 +20,8 @@ void rotate(const float* x, float* out, const float* cos, const float* sin, int6
 
 void rope(const RopeArgs& args, Stream& stream) {
   const int64_t pairs = args.cos.shape[1];
-  for_each_head(args, stream, [&](const HeadToTurn& head) {
-    rotate(head.x, head.out, head.cos, head.sin, pairs, args.layout);
-  });
+  for_each_head(args, stream,
+                [&](const HeadToTurn& head) { rotate(head.x, head.out, head.cos, head.sin, pairs, args.layout); });
 }
 
 }  // namespace quire::cpu::portable

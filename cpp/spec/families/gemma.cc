@@ -56,8 +56,8 @@ ModelSpec gemma2(const HfConfig& config) {
 // The text model. Source: transformers/models/gemma3/{configuration,modeling}_gemma3.py
 ModelSpec gemma3(const HfConfig& config) {
   ModelSpec model = gemma(config);
-  const auto pattern = static_cast<size_t>(
-      config.integer_or({"sliding_window_pattern", "_sliding_window_pattern"}, 6, kLayerCounts));
+  const auto pattern =
+      static_cast<size_t>(config.integer_or({"sliding_window_pattern", "_sliding_window_pattern"}, 6, kLayerCounts));
   const std::vector<bool> slides = windows(config, model.layers.size(), pattern);
   set_second_generation(config, 0.0, 0.0, slides, model);
 

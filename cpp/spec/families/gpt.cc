@@ -7,7 +7,9 @@
 namespace quire::families {
 namespace {
 
-void require_decoder(const HfConfig& config) { require_boolean(config, "add_cross_attention", false); }
+void require_decoder(const HfConfig& config) {
+  require_boolean(config, "add_cross_attention", false);
+}
 
 /// Scores are divided by the root of a head's size, or by the size, and by the layer's number.
 void set_attention_scale(const HfConfig& config, double scale, ModelSpec& model) {
@@ -30,10 +32,8 @@ ModelSpec gpt2_with(const HfConfig& config, Ffn::Act act) {
   layer.attention.qkv_bias = layer.attention.out_bias = true;
   layer.attention.positions = LearnedPositions{
       .num_positions = config.integer({"n_positions", "max_position_embeddings", "n_ctx"}, kPositionCounts)};
-  layer.ffn = {.width = config.integer_or("n_inner", 4 * model.width, kWidths),
-               .act = act,
-               .gated = false,
-               .bias = true};
+  layer.ffn = {
+      .width = config.integer_or("n_inner", 4 * model.width, kWidths), .act = act, .gated = false, .bias = true};
   layer.attention_norm = layer.ffn_norm = model.final_norm = layer_norm(config, "layer_norm_epsilon");
   model.layers.assign(config.integer({"n_layer", "num_hidden_layers"}, kLayerCounts), layer);
   set_attention_scale(config, 1 / std::sqrt(static_cast<double>(layer.attention.head_dim)), model);

@@ -42,8 +42,7 @@ NameMap jais(const ModelSpec& spec) {
 NameMap gptj(const ModelSpec& spec) {
   NameMap map = gpt2(spec);
   for (NameRule& rule : map.rules) rule.transposed = false;
-  map.rule("attention.qkv").sources = {"{body}h.{i}.attn.q_proj", "{body}h.{i}.attn.k_proj",
-                                       "{body}h.{i}.attn.v_proj"};
+  map.rule("attention.qkv").sources = {"{body}h.{i}.attn.q_proj", "{body}h.{i}.attn.k_proj", "{body}h.{i}.attn.v_proj"};
   map.rule("attention.out").sources = {"{body}h.{i}.attn.out_proj"};
   map.rule("ffn.up").sources = {"{body}h.{i}.mlp.fc_in"};
   map.rule("ffn.down").sources = {"{body}h.{i}.mlp.fc_out"};

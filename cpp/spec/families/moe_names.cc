@@ -6,15 +6,14 @@ namespace quire::names {
 // Qwen 2 and 3; DeepSeek's differ in what they share.
 NameMap moe(const ModelSpec& spec) {
   NameMap map = llama(spec);
-  map.rules.insert(map.rules.end(),
-                   {{"ffn.router", {"{body}layers.{i}.mlp.gate"}},
-                    {"experts.up",
-                     {"{body}layers.{i}.mlp.experts.{e}.gate_proj", "{body}layers.{i}.mlp.experts.{e}.up_proj"}},
-                    {"experts.down", {"{body}layers.{i}.mlp.experts.{e}.down_proj"}},
-                    {"shared.up",
-                     {"{body}layers.{i}.mlp.shared_expert.gate_proj", "{body}layers.{i}.mlp.shared_expert.up_proj"}},
-                    {"shared.down", {"{body}layers.{i}.mlp.shared_expert.down_proj"}},
-                    {"shared.gate", {"{body}layers.{i}.mlp.shared_expert_gate"}}});
+  map.rules.insert(
+      map.rules.end(),
+      {{"ffn.router", {"{body}layers.{i}.mlp.gate"}},
+       {"experts.up", {"{body}layers.{i}.mlp.experts.{e}.gate_proj", "{body}layers.{i}.mlp.experts.{e}.up_proj"}},
+       {"experts.down", {"{body}layers.{i}.mlp.experts.{e}.down_proj"}},
+       {"shared.up", {"{body}layers.{i}.mlp.shared_expert.gate_proj", "{body}layers.{i}.mlp.shared_expert.up_proj"}},
+       {"shared.down", {"{body}layers.{i}.mlp.shared_expert.down_proj"}},
+       {"shared.gate", {"{body}layers.{i}.mlp.shared_expert_gate"}}});
   return map;
 }
 
@@ -39,9 +38,9 @@ NameMap deepseek(const ModelSpec& spec) {
   map.ignored.push_back("{body}layers.{extra}.*");
   const Attention& attention = spec.layers.front().attention;
   if (!attention.latent) return map;
-  map.rule("attention.qkv").sources = {attention.latent->q_rank > 0 ? "{body}layers.{i}.self_attn.q_a_proj"
-                                                                     : "{body}layers.{i}.self_attn.q_proj",
-                                       "{body}layers.{i}.self_attn.kv_a_proj_with_mqa"};
+  map.rule("attention.qkv").sources = {
+      attention.latent->q_rank > 0 ? "{body}layers.{i}.self_attn.q_a_proj" : "{body}layers.{i}.self_attn.q_proj",
+      "{body}layers.{i}.self_attn.kv_a_proj_with_mqa"};
   map.rule("attention.q_norm").sources = {"{body}layers.{i}.self_attn.q_a_layernorm"};
   map.rule("attention.k_norm").sources = {"{body}layers.{i}.self_attn.kv_a_layernorm"};
   map.rules.push_back({"attention.q_b", {"{body}layers.{i}.self_attn.q_b_proj"}});
@@ -53,7 +52,8 @@ NameMap deepseek(const ModelSpec& spec) {
 NameMap gpt_oss(const ModelSpec& spec) {
   NameMap map = moe(spec);
   map.rule("ffn.router").sources = {"{body}layers.{i}.mlp.router"};
-  map.rules.push_back({.module = "attention.sinks", .sources = {"{body}layers.{i}.self_attn.sinks"}, .weight_suffix = ""});
+  map.rules.push_back(
+      {.module = "attention.sinks", .sources = {"{body}layers.{i}.self_attn.sinks"}, .weight_suffix = ""});
   map.rule("experts.up") = {.module = "experts.up",
                             .sources = {"{body}layers.{i}.mlp.experts.gate_up_proj"},
                             .transposed = true,

@@ -14,7 +14,9 @@ HfConfig section_or_empty(const HfConfig& config, const char* name) {
   return section ? *section : HfConfig(Json(Json::Object{}), config.file());
 }
 
-double clip_qkv(const HfConfig& attention) { return attention.number_or("clip_qkv", 0.0, {0.0, kMultipliers.max}); }
+double clip_qkv(const HfConfig& attention) {
+  return attention.number_or("clip_qkv", 0.0, {0.0, kMultipliers.max});
+}
 
 int32_t mpt_kv_heads(const HfConfig& fields, int32_t heads) {
   const std::string type = fields.string_or("attn_type", "multihead_attention");
