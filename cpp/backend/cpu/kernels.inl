@@ -8,6 +8,8 @@ void kv_write(const KvWriteArgs& args, Stream& stream);
 void copy_blocks(const CopyBlocksArgs& args, Stream& stream);
 void attention(const AttentionArgs& args, Stream& stream);
 void activation(const ActivationArgs& args, Stream& stream);
+void route(const RouteArgs& args, Stream& stream);
+void moe(const MoeArgs& args, Stream& stream);
 void add(const AddArgs& args, Stream& stream);
 void clip(const ClipArgs& args, Stream& stream);
 void gather(const GatherArgs& args, Stream& stream);

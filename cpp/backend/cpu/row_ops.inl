@@ -55,6 +55,15 @@ ActivateRowFn activate_row_of(const ActivationRule& rule) {
   }
 }
 
+void route(const RouteArgs& args, Stream& stream) {
+  portable::route(args, stream);
+}
+
+void moe(const MoeArgs& args, Stream& stream) {
+  run_moe(args, stream,
+          {.linear = linear_kernel(), .activate_row = activate_row_of(args.activation), .join_row = join_row});
+}
+
 void gather(const GatherArgs& args, Stream& stream) {
   portable::gather(args, stream);
 }

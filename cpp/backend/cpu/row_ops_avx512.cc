@@ -7,6 +7,7 @@
 #include "backend/cpu/kernels.h"
 #include "backend/cpu/kv_layout.h"
 #include "backend/cpu/matrix_pieces.h"
+#include "backend/cpu/moe_run.h"
 #include "backend/cpu/norm_rows.h"
 #include "backend/cpu/rope_heads.h"
 #include "backend/cpu/rows.h"
@@ -25,6 +26,7 @@ namespace {
 #include "backend/cpu/embed.inl"
 #include "backend/cpu/kv_write.inl"
 #include "backend/cpu/logit_scale.inl"
+#include "backend/cpu/moe.inl"
 #include "backend/cpu/norm.inl"
 #include "backend/cpu/rope.inl"
 

@@ -21,7 +21,8 @@ enum class GroupScoring { kBest, kSumOfBestTwo };
 /// scores = softmax or sigmoid of the logits. An expert is chosen by its score plus `choice_bias`: with several groups
 /// (E / num_groups consecutive experts each) only experts of the `top_groups` best groups can be chosen. The top_k
 /// best are taken, in falling order; ties go to the smaller id. Their weights are their scores without the bias; if
-/// `renormalize` divided by their sum; then times `scale`.
+/// `renormalize` divided by their sum (sigmoid: plus 1e-20); then times `scale`. The chosen groups must hold top_k
+/// experts. A token with a logit, or a biased score, that is NaN gets NaN weights and any distinct experts.
 /// Source: arXiv:2401.06066 (DeepSeek-MoE), arXiv:2412.19437 section 2.1.2 (groups, bias).
 struct RouteArgs {
   Tensor logits;       ///< [T, E] float32
@@ -42,8 +43,8 @@ using RouteFn = void (*)(const RouteArgs&, Stream&);
 /// ffn(e, x) = down[e] * act(up[e] * x + up_bias[e]) + down_bias[e].
 ///
 /// Only the experts that some token goes to are read, each once per call. Order of the sums, on the CPU: inside an
-/// expert as in the linear op; then j from 0, starting at 0; then the residual. So a row's result does not depend on
-/// the other rows.
+/// expert as in the linear op; then fused multiply-adds over j from 0, starting at 0; then the residual. So a row's
+/// result does not depend on the other rows.
 struct MoeArgs {
   Tensor x;                          ///< [T, D] float32, rows may be strided
   const int32_t* experts = nullptr;  ///< [T, top_k]; each in [0, E), no expert twice for one token

@@ -55,8 +55,9 @@ TEST(BackendTest, every_op_is_there) {
     if (!cpu::isa_supported(isa)) continue;
     const std::unique_ptr<Backend> backend = create_backend("cpu:" + std::string(cpu::isa_name(isa)), 1);
     const Ops& ops = backend->ops();
-    EXPECT_TRUE(ops.embed && ops.norm && ops.linear && ops.rope && ops.kv_write && ops.copy_blocks && ops.attention &&
-                ops.activation && ops.gather && ops.logit_scale && ops.sample);
+    EXPECT_TRUE(ops.embed && ops.norm && ops.linear && ops.grouped_linear && ops.rope && ops.kv_write &&
+                ops.copy_blocks && ops.attention && ops.activation && ops.route && ops.moe && ops.add && ops.clip &&
+                ops.gather && ops.logit_scale && ops.sample);
   }
 }
 

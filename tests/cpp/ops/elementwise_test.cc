@@ -1,10 +1,11 @@
-// Ops that treat each element by itself: embed, activation, gather, logit_scale.
+// Ops that treat each element by itself: embed, activation, add, clip, gather, logit_scale.
 #include <gtest/gtest.h>
 
 #include <algorithm>
 #include <bit>
 #include <cmath>
 #include <cstdint>
+#include <utility>
 #include <vector>
 
 #include "core/dtype.h"
@@ -14,6 +15,8 @@ namespace quire {
 namespace {
 
 using test::Floats;
+using test::kInf;
+using test::kNan;
 
 using ElementwiseTest = test::OpTest;
 QUIRE_TEST_EVERY_ISA(ElementwiseTest);
@@ -141,6 +144,43 @@ TEST_P(ElementwiseTest, gated_activations_multiply_by_the_second_half) {
   }
 }
 
+TEST_P(ElementwiseTest, gated_activations_limit_both_halves_and_shift_the_second) {
+  for (const int64_t width : {1, 17, 33, 2050}) {
+    for (const Activation kind : kActivations) {
+      for (const auto& [limit, offset] : {std::pair{7.0f, 1.0f}, {0.5f, 0.0f}, {0.0f, 1.0f}}) {
+        Floats x = Floats::random({3, 2 * width}, 3, 7, 5.0f);
+        Floats out({3, width}, 1);
+        x.at(0, 0) = kInf;
+        x.at(1, 0) = limit > 0.0f ? -1e30f : -3.0f;
+        x.at(1, width) = limit > 0.0f ? -kInf : -3.0f;
+        const ActivationRule rule{.kind = kind, .gated = true, .limit = limit, .offset = offset};
+        machine.ops().activation({.rule = rule, .x = x.tensor(), .out = out.tensor()}, *machine.stream);
+        EXPECT_TRUE(out.gaps_untouched());
+        for (int64_t row = 0; row < 3; ++row) {
+          for (int64_t i = limit > 0.0f ? 0 : 1; i < width; ++i) {
+            const double bound = limit > 0.0f ? limit : 1e300;
+            const double other = std::clamp(double{x.at(row, width + i)}, -bound, bound) + offset;
+            const double expected = activated(kind, std::min(double{x.at(row, i)}, bound)) * other;
+            ASSERT_TRUE(test::close(out.at(row, i), expected, 1e-6)) << "width " << width << ", column " << i;
+          }
+        }
+      }
+    }
+  }
+}
+
+TEST_P(ElementwiseTest, a_limit_does_not_hide_what_is_not_a_number) {
+  for (const uint32_t bits : {0x7fc00000u, 0xffc00000u, 0x7f800001u}) {
+    Floats x({2, 38}, 0, 1.0f), out({2, 19});
+    x.at(0, 2) = x.at(1, 19 + 18) = std::bit_cast<float>(bits);
+    const ActivationRule rule{.gated = true, .limit = 7.0f, .offset = 1.0f};
+    machine.ops().activation({.rule = rule, .x = x.tensor(), .out = out.tensor()}, *machine.stream);
+    for (int64_t row = 0; row < 2; ++row) {
+      for (int64_t i = 0; i < 19; ++i) ASSERT_EQ(std::isnan(out.at(row, i)), i == (row == 0 ? 2 : 18)) << i;
+    }
+  }
+}
+
 TEST_P(ElementwiseTest, an_activation_is_the_same_at_every_place_and_in_place) {
   for (const Activation kind : kActivations) {
     const int64_t width = 77;
@@ -165,6 +205,79 @@ TEST_P(ElementwiseTest, what_is_not_a_number_stays_so_whatever_its_bits) {
       machine.ops().activation(args, *machine.stream);
       for (int64_t i = 0; i < 19; ++i) {
         ASSERT_EQ(std::isnan(x.at(0, i)), i == 2 || i == 18) << "kind " << static_cast<int>(kind) << " at " << i;
+      }
+    }
+  }
+}
+
+TEST_P(ElementwiseTest, add_weighs_rows_by_scale_and_gate) {
+  for (const int64_t tokens : {1, 2, 7, 33, 257}) {
+    for (const int64_t width : {1, 17, 100, 2050}) {
+      for (const bool gated : {false, true}) {
+        Floats x = Floats::random({tokens, width}, 1, 3);
+        Floats gate = Floats::random({tokens, 1}, 2, 4, 3.0f);
+        Floats out = Floats::random({tokens, width}, 3, 5);
+        const Floats before = out;
+        AddArgs args{.x = x.tensor(), .scale = 0.75f, .out = out.tensor()};
+        if (gated) args.gate = gate.tensor();
+        machine.ops().add(args, *machine.stream);
+        EXPECT_TRUE(out.gaps_untouched());
+        for (int64_t row = 0; row < tokens; ++row) {
+          const double factor = 0.75 / (1.0 + (gated ? std::exp(-double{gate.at(row, 0)}) : 0.0));
+          for (int64_t i = 0; i < width; ++i) {
+            const double expected = before.at(row, i) + factor * x.at(row, i);
+            ASSERT_TRUE(test::close(out.at(row, i), expected, 5e-7)) << "token " << row << ", column " << i;
+          }
+        }
+      }
+    }
+  }
+}
+
+TEST_P(ElementwiseTest, add_is_the_same_on_every_instruction_set_and_for_a_row_alone) {
+  const test::OpMachine portable(cpu::Isa::kPortable, 1);
+  Floats x = Floats::random({33, 1001}, 1), gate = Floats::random({33, 1}, 2, 0, 40.0f);
+  Floats out = Floats::random({33, 1001}, 3), other = out, alone = out;
+  machine.ops().add({.x = x.tensor(), .gate = gate.tensor(), .out = out.tensor()}, *machine.stream);
+  portable.ops().add({.x = x.tensor(), .gate = gate.tensor(), .out = other.tensor()}, *portable.stream);
+  for (int64_t row = 0; row < 33; ++row) {
+    machine.ops().add(
+        {.x = x.tensor().rows(row, 1), .gate = gate.tensor().rows(row, 1), .out = alone.tensor().rows(row, 1)},
+        *machine.stream);
+    EXPECT_TRUE(out.row_equals(row, other, row));
+    EXPECT_TRUE(out.row_equals(row, alone, row));
+  }
+}
+
+TEST_P(ElementwiseTest, an_added_gate_that_is_not_a_number_poisons_its_row_alone) {
+  Floats x({3, 20}, 0, 1.0f), gate({3, 1}, 0, 0.0f), out({3, 20}, 2, 1.0f);
+  gate.at(1, 0) = kNan;
+  gate.at(2, 0) = -kInf;  // closed
+  machine.ops().add({.x = x.tensor(), .gate = gate.tensor(), .out = out.tensor()}, *machine.stream);
+  for (int64_t i = 0; i < 20; ++i) {
+    EXPECT_EQ(out.at(0, i), 1.5f);
+    EXPECT_TRUE(std::isnan(out.at(1, i)));
+    EXPECT_EQ(out.at(2, i), 1.0f);
+  }
+}
+
+TEST_P(ElementwiseTest, clip_limits_both_sides_and_keeps_what_is_not_a_number) {
+  for (const int64_t tokens : {1, 2, 33}) {
+    for (const int64_t width : {1, 17, 100, 2050}) {
+      Floats x = Floats::random({tokens, width}, 1, 3, 2.0f);
+      x.at(0, 0) = kNan;
+      x.at(tokens - 1, width - 1) = tokens * width > 1 ? -kInf : kNan;
+      const Floats before = x;
+      machine.ops().clip({.x = x.tensor(), .limit = 1.5f}, *machine.stream);
+      EXPECT_TRUE(x.gaps_untouched());
+      for (int64_t row = 0; row < tokens; ++row) {
+        for (int64_t i = 0; i < width; ++i) {
+          if (std::isnan(before.at(row, i))) {
+            ASSERT_TRUE(std::isnan(x.at(row, i)));
+          } else {
+            ASSERT_EQ(x.at(row, i), std::clamp(before.at(row, i), -1.5f, 1.5f)) << "token " << row << ", column " << i;
+          }
+        }
       }
     }
   }

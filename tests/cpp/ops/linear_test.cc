@@ -7,6 +7,7 @@
 #include <memory>
 #include <random>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "backend/cpu/cpu_features.h"
@@ -349,6 +350,163 @@ TEST_P(LinearTest, weights_keep_the_size_of_their_stored_type) {
   const PackedLinear packed = backend_->pack_linear(problem.source(), *stream);
   EXPECT_EQ(packed.dtype, GetParam().dtype);
   EXPECT_EQ(packed.data.bytes(), static_cast<size_t>(64 * 100 * dtype_bytes(GetParam().dtype)));
+}
+
+TEST_P(LinearTest, parts_may_have_any_strides) {
+  constexpr int64_t kN = 70;
+  constexpr int64_t kK = 41;
+  Problem problem(4, kN, kK, GetParam().dtype);
+  // Gate and up rows that alternate, in both layouts, and a part turned around beside one that is not.
+  Matrix mixed(GetParam().dtype, kN, kK, kK + 4), turned(GetParam().dtype, kK, kN, kN + 2);
+  const auto mixed_row = [](int64_t n) { return n < kN / 2 ? 2 * n : 2 * (n - kN / 2) + 1; };
+  for (int64_t n = 0; n < kN; ++n) {
+    for (int64_t k = 0; k < kK; ++k) {
+      mixed.set(mixed_row(n), k, problem.weight.get(n, k));
+      turned.set(k, mixed_row(n), problem.weight.get(n, k));
+    }
+  }
+  const auto every_second = [](Tensor whole, int axis, int64_t first) {
+    Tensor half = axis == 0 ? whole.rows(first, whole.shape[0]) : whole.columns(first, whole.shape[1]);
+    half.shape[static_cast<size_t>(axis)] /= 2;
+    half.strides[static_cast<size_t>(axis)] *= 2;
+    return half;
+  };
+  const auto transpose = [](Tensor matrix) {
+    std::swap(matrix.shape[0], matrix.shape[1]);
+    std::swap(matrix.strides[0], matrix.strides[1]);
+    return matrix;
+  };
+  const Tensor rows[] = {every_second(mixed.tensor(), 0, 0), every_second(mixed.tensor(), 0, 1)};
+  const Tensor columns[] = {every_second(turned.tensor(), 1, 0), every_second(turned.tensor(), 1, 1)};
+  const std::unique_ptr<Stream> stream = backend_->create_stream();
+  for (const LinearSource& source :
+       {LinearSource{.parts = {rows[0], rows[1]}}, LinearSource{.parts = {columns[0], columns[1]}, .transposed = true},
+        LinearSource{.parts = {rows[0], transpose(columns[1])}}}) {
+    LinearSource typed = source;
+    typed.dtype = GetParam().dtype;
+    const PackedLinear packed = backend_->pack_linear(typed, *stream);
+    ASSERT_EQ(packed.n, kN);
+    expect_canonical(run(problem, packed, *backend_, 0, 4), problem, problem.weight, 4, kN, kK);
+  }
+}
+
+/// x[T, G, K] and out[T, G, N] inside larger rows, and G matrices, each in parts.
+struct GroupedProblem {
+  GroupedProblem(int64_t tokens, int64_t num_groups, int64_t num_rows, int64_t depth, DType dtype)
+      : groups(num_groups),
+        n(num_rows),
+        k(depth),
+        x(Matrix::random(DType::kFloat32, tokens, groups * (k + 3), 1, groups * (k + 3) + 5)),
+        weight(Matrix::random(dtype, groups * n, k, 2)) {}
+
+  LinearSource source(int64_t parts_per_group) {
+    LinearSource source{.parts = {}, .groups = groups, .dtype = weight.tensor().dtype};
+    for (int64_t part = 0; part < groups * parts_per_group; ++part) {
+      const int64_t group = part / parts_per_group;
+      const int64_t begin = n * (part % parts_per_group) / parts_per_group;
+      const int64_t end = n * (part % parts_per_group + 1) / parts_per_group;
+      source.parts.push_back(weight.tensor().rows(group * n + begin, end - begin));
+    }
+    return source;
+  }
+
+  /// A matrix of groups * (width + 3) columns seen as [T, G, width].
+  Tensor in_groups(Matrix& matrix, int64_t width, int64_t first, int64_t count) const {
+    Tensor view = matrix.tensor().rows(first, count).heads(groups, width + 3);
+    view.shape[2] = width;
+    return view;
+  }
+
+  Matrix run(const PackedLinear& packed, Backend& backend, int64_t first, int64_t count) {
+    Matrix out(DType::kFloat32, count, groups * (n + 3), groups * (n + 3) + 1);
+    const std::unique_ptr<Stream> stream = backend.create_stream();
+    backend.ops().grouped_linear(
+        {.x = in_groups(x, k, first, count), .weight = &packed, .out = in_groups(out, n, 0, count)}, *stream);
+    return out;
+  }
+
+  int64_t groups;
+  int64_t n;
+  int64_t k;
+  Matrix x;
+  Matrix weight;
+};
+
+struct GroupedShape {
+  int64_t tokens, groups, n, k;
+};
+
+TEST_P(LinearTest, every_group_gives_the_sequential_sum_of_its_matrix) {
+  for (const GroupedShape& shape :
+       {GroupedShape{1, 1, 33, 17}, GroupedShape{1, 16, 64, 100}, GroupedShape{2, 60, 17, 33},
+        GroupedShape{7, 5, 130, 45}, GroupedShape{33, 3, 100, 64}, GroupedShape{257, 2, 40, 33},
+        GroupedShape{257, 1, 17, 30}}) {
+    GroupedProblem problem(shape.tokens, shape.groups, shape.n, shape.k, GetParam().dtype);
+    const std::unique_ptr<Stream> stream = backend_->create_stream();
+    const PackedLinear packed = backend_->pack_linear(problem.source(1 + shape.groups % 2), *stream);
+    ASSERT_EQ(packed.groups, shape.groups);
+    ASSERT_EQ(packed.n, shape.n);
+    const Matrix out = problem.run(packed, *backend_, 0, shape.tokens);
+    const Matrix untouched(DType::kFloat32, 1, 1);
+    for (int64_t row = 0; row < shape.tokens; row += shape.tokens > 40 ? 11 : 1) {
+      for (int64_t group = 0; group < shape.groups; ++group) {
+        for (int64_t column = 0; column < shape.n + 3; ++column) {
+          float sum = untouched.get(0, 0);
+          if (column < shape.n) {
+            sum = 0.0f;
+            for (int64_t k = 0; k < shape.k; ++k) {
+              sum = std::fma(problem.x.get(row, group * (shape.k + 3) + k),
+                             problem.weight.get(group * shape.n + column, k), sum);
+            }
+          }
+          expect_same_bits(out.get(row, group * (shape.n + 3) + column), sum, row, column);
+          if (HasFatalFailure()) return;
+        }
+      }
+    }
+  }
+}
+
+TEST_P(LinearTest, a_grouped_row_does_not_depend_on_its_neighbours_and_equals_linear) {
+  constexpr int64_t kTokens = 130;
+  constexpr int64_t kGroups = 5;
+  constexpr int64_t kN = 100;
+  constexpr int64_t kK = 64;
+  GroupedProblem problem(kTokens, kGroups, kN, kK, GetParam().dtype);
+  const std::unique_ptr<Stream> stream = backend_->create_stream();
+  const PackedLinear packed = backend_->pack_linear(problem.source(2), *stream);
+  const Matrix together = problem.run(packed, *backend_, 0, kTokens);
+  for (const int64_t chunk : {1, 9, 57}) {
+    for (int64_t first = 0; first < kTokens; first += chunk) {
+      const int64_t count = std::min(chunk, kTokens - first);
+      const Matrix part = problem.run(packed, *backend_, first, count);
+      for (int64_t row = 0; row < count; ++row) {
+        for (int64_t column = 0; column < kGroups * (kN + 3); ++column) {
+          expect_same_bits(part.get(row, column), together.get(first + row, column), first + row, column);
+        }
+      }
+    }
+  }
+  for (int64_t group = 0; group < kGroups; ++group) {
+    LinearSource source{.parts = {problem.weight.tensor().rows(group * kN, kN)}, .dtype = GetParam().dtype};
+    const PackedLinear single = backend_->pack_linear(source, *stream);
+    Matrix out(DType::kFloat32, kTokens, kN);
+    backend_->ops().linear(
+        {.x = problem.x.tensor().columns(group * (kK + 3), kK), .weight = &single, .out = out.tensor()}, *stream);
+    for (int64_t row = 0; row < kTokens; ++row) {
+      for (int64_t column = 0; column < kN; ++column) {
+        expect_same_bits(together.get(row, group * (kN + 3) + column), out.get(row, column), row, column);
+      }
+    }
+  }
+}
+
+TEST_P(LinearTest, no_grouped_rows_are_no_work) {
+  GroupedProblem problem(1, 3, 40, 8, GetParam().dtype);
+  const std::unique_ptr<Stream> stream = backend_->create_stream();
+  const PackedLinear packed = backend_->pack_linear(problem.source(1), *stream);
+  EXPECT_EQ(packed.data.bytes(), static_cast<size_t>(3 * 64 * 8 * dtype_bytes(GetParam().dtype)));
+  problem.run(packed, *backend_, 0, 0);
 }
 
 TEST_P(LinearTest, a_type_without_a_kernel_is_refused) {

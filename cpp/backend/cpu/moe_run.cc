@@ -1,0 +1,197 @@
+// The moe op. Rows, that is pairs of a token and one of its experts, are put in order of their experts, so that the
+// rows of an expert are one matrix: x -> up -> activation -> down, each expert's rows at their place in `scratch`; then
+// every token joins its rows. Blocks of rows, each of one expert, times panels are shared out as in the linear op, over
+// all experts at once: a decode step reads the weights of its experts as one stream and waits for its workers twice.
+//
+// What limits: memory for few rows per expert, the multiply-add units for many.
+#include "backend/cpu/moe_run.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "backend/cpu/gemm/share.h"
+#include "backend/cpu/rows.h"
+
+namespace quire::cpu {
+namespace {
+
+/// Rows of one expert that use its panels together.
+struct Block {
+  int32_t expert = 0;
+  int32_t row_begin = 0;
+  int32_t row_end = 0;
+
+  int64_t rows() const { return row_end - row_begin; }
+};
+
+class MoeRun {
+ public:
+  MoeRun(const MoeArgs& args, CpuStream& cpu, const MoeKernel& kernel)
+      : args_(args),
+        cpu_(cpu),
+        kernel_(kernel),
+        num_tokens_(args.x.shape[0]),
+        num_rows_(num_tokens_ * args.top_k),
+        num_experts_(args.up->groups),
+        width_(args.x.shape[1]),
+        inputs_(args.scratch.columns(0, width_)),
+        outputs_(args.scratch.columns(width_, width_)),
+        up_(args.scratch.columns(2 * width_, args.up->n)),
+        activated_(args.scratch.columns(2 * width_ + args.up->n, args.down->k)) {}
+
+  void run() {
+    order_rows();
+    cut_blocks();
+    gather_inputs();
+    multiply(*args_.up, [&](const Block& block) {
+      return LinearArgs{.x = input_of(block),
+                        .weight = args_.up,
+                        .bias = bias_of(args_.up_bias, block),
+                        .out = up_.rows(block.row_begin, block.rows())};
+    });
+    activate();
+    multiply(*args_.down, [&](const Block& block) {
+      return LinearArgs{.x = activated_.rows(block.row_begin, block.rows()),
+                        .weight = args_.down,
+                        .bias = bias_of(args_.down_bias, block),
+                        .out = outputs_.rows(block.row_begin, block.rows())};
+    });
+    join();
+  }
+
+ private:
+  /// Counting sort by expert; the rows of an expert are in order of their tokens.
+  void order_rows() {
+    const size_t rows = static_cast<size_t>(num_rows_);
+    cpu_.reserve_scratch(rows * (sizeof(Block) + 2 * sizeof(int32_t)) +
+                         static_cast<size_t>(num_experts_ + 1) * sizeof(int32_t));
+    blocks_ = static_cast<Block*>(cpu_.scratch(0));
+    row_of_ = reinterpret_cast<int32_t*>(blocks_ + rows);
+    token_of_ = row_of_ + rows;
+    expert_begin_ = token_of_ + rows;
+    std::fill_n(expert_begin_, num_experts_ + 1, 0);
+    for (int64_t i = 0; i < num_rows_; ++i) ++expert_begin_[args_.experts[i] + 1];
+    for (int64_t e = 0; e < num_experts_; ++e) expert_begin_[e + 1] += expert_begin_[e];
+    // Each begin moves on to its end while rows are placed.
+    for (int64_t i = 0; i < num_rows_; ++i) {
+      row_of_[i] = expert_begin_[args_.experts[i]]++;
+      token_of_[row_of_[i]] = static_cast<int32_t>(i / args_.top_k);
+    }
+    for (int64_t e = num_experts_; e > 0; --e) expert_begin_[e] = expert_begin_[e - 1];
+    expert_begin_[0] = 0;
+  }
+
+  void cut_blocks() {
+    const LinearKernel& linear = kernel_.linear;
+    cut_blocks([&](int64_t rows) { return even_block_rows(rows, linear); });
+    const int64_t panels = std::min(panel_count(args_.up->n), panel_count(args_.down->n));
+    if (num_blocks_ * panels < 2 * cpu_.pool().size()) cut_blocks([&](int64_t) { return linear.rows_per_tile; });
+  }
+
+  template <typename BlockRows>
+  void cut_blocks(const BlockRows& block_rows) {
+    num_blocks_ = 0;
+    num_used_ = 0;
+    for (int64_t e = 0; e < num_experts_; ++e) {
+      const int64_t end = expert_begin_[e + 1];
+      if (expert_begin_[e] == end) continue;
+      ++num_used_;
+      const int64_t step = block_rows(end - expert_begin_[e]);
+      for (int64_t row = expert_begin_[e]; row < end; row += step) {
+        blocks_[num_blocks_++] = {static_cast<int32_t>(e), static_cast<int32_t>(row),
+                                  static_cast<int32_t>(std::min(end, row + step))};
+      }
+    }
+  }
+
+  /// Whether the block's rows lie one behind the other in x, as a single one always does.
+  bool is_contiguous(const Block& block) const {
+    return token_of_[block.row_end - 1] - token_of_[block.row_begin] == block.rows() - 1;
+  }
+
+  Tensor input_of(const Block& block) const {
+    return is_contiguous(block) ? args_.x.rows(token_of_[block.row_begin], block.rows())
+                                : inputs_.rows(block.row_begin, block.rows());
+  }
+
+  static Tensor bias_of(const Tensor& bias, const Block& block) { return bias ? bias.rows(block.expert, 1) : Tensor(); }
+
+  void gather_inputs() {
+    // Decode steps mostly have nothing to copy, and should not wake anyone for that.
+    if (std::all_of(blocks_, blocks_ + num_blocks_, [&](const Block& block) { return is_contiguous(block); })) return;
+    split_items(cpu_, num_blocks_, num_rows_ * width_ / num_blocks_, [&](int64_t begin, int64_t end) {
+      for (const Block* block = blocks_ + begin; block < blocks_ + end; ++block) {
+        if (is_contiguous(*block)) continue;
+        for (int64_t row = block->row_begin; row < block->row_end; ++row) {
+          std::memcpy(inputs_.rows(row, 1).data, args_.x.rows(token_of_[row], 1).data,
+                      static_cast<size_t>(width_) * sizeof(float));
+        }
+      }
+    });
+  }
+
+  /// Every block times the matrix of its expert. `linear_of(block)`: on which rows.
+  template <typename LinearOf>
+  void multiply(const PackedLinear& weight, const LinearOf& linear_of) {
+    const int workers = useful_workers(num_used_ * group_bytes(weight), num_rows_ * weight.k * weight.n, cpu_);
+    share_panels(cpu_, workers, num_blocks_, weight, [&](int64_t index, int64_t begin, int64_t end) {
+      const Block& block = blocks_[index];
+      kernel_.linear.compute(
+          linear_of(block),
+          {.group = block.expert, .row_begin = 0, .row_end = block.rows(), .panel_begin = begin, .panel_end = end});
+    });
+  }
+
+  void activate() {
+    const int64_t columns = args_.down->k;
+    split_items(cpu_, num_rows_, args_.up->n, [&](int64_t begin, int64_t end) {
+      for (int64_t row = begin; row < end; ++row) {
+        const float* const x = up_.rows(row, 1).as<const float>();
+        kernel_.activate_row(args_.activation, x, x + columns, activated_.rows(row, 1).as<float>(), columns);
+      }
+    });
+  }
+
+  void join() {
+    split_items(cpu_, num_tokens_, args_.top_k * width_, [&](int64_t begin, int64_t end) {
+      for (int64_t token = begin; token < end; ++token) {
+        kernel_.join_row({.x = outputs_.as<const float>(),
+                          .x_stride = outputs_.strides[0],
+                          .rows = row_of_ + token * args_.top_k,
+                          .weights = args_.weights + token * args_.top_k,
+                          .count = args_.top_k,
+                          .residual = args_.residual ? args_.residual.rows(token, 1).as<const float>() : nullptr,
+                          .out = args_.out.rows(token, 1).as<float>(),
+                          .size = width_});
+      }
+    });
+  }
+
+  const MoeArgs& args_;
+  CpuStream& cpu_;
+  const MoeKernel& kernel_;
+  const int64_t num_tokens_;
+  const int64_t num_rows_;
+  const int64_t num_experts_;
+  const int64_t width_;
+  // Columns of the scratch, [num_rows] each.
+  const Tensor inputs_;
+  const Tensor outputs_;
+  const Tensor up_;
+  const Tensor activated_;
+  // In the stream's scratch.
+  Block* blocks_ = nullptr;          ///< [num_blocks], of the experts in use
+  int32_t* row_of_ = nullptr;        ///< [T, top_k]
+  int32_t* token_of_ = nullptr;      ///< [num_rows]
+  int32_t* expert_begin_ = nullptr;  ///< [E + 1], first row
+  int64_t num_blocks_ = 0;
+  int64_t num_used_ = 0;
+};
+
+}  // namespace
+
+void run_moe(const MoeArgs& args, Stream& stream, const MoeKernel& kernel) {
+  if (args.x.shape[0] > 0) MoeRun(args, as_cpu(stream), kernel).run();
+}
+
+}  // namespace quire::cpu
