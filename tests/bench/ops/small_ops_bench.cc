@@ -83,6 +83,7 @@ void bench_step(Backend& backend, Stream& stream, const Model& model, int64_t to
   rope.x = Tensor(x.data(), DType::kFloat32, {tokens, model.heads + model.kv_heads, kDim});
   rope.rows = ids.data();
   rope.cos = rope.sin = Tensor(angles.data(), DType::kFloat32, {64, kDim / 2});
+  rope.out = rope.x;
   print("rope half", time_of(200, [&] { ops.rope(rope, stream); }));
   rope.layout = RopeLayout::kInterleaved;
   print("rope interleaved", time_of(200, [&] { ops.rope(rope, stream); }));

@@ -41,6 +41,16 @@ TEST_F(PrefixCacheTest, finds_a_block_by_its_tokens_and_all_before_them) {
   EXPECT_EQ(cache_.find(first, Tokens{3, 5}), kNoBlock);
 }
 
+TEST_F(PrefixCacheTest, keeps_key_sets_apart) {
+  const int32_t first = enter(kNoBlock, {1, 2});
+  EXPECT_EQ(cache_.find(kNoBlock, Tokens{1, 2}, 1), kNoBlock);
+  const int32_t other = cache_.take();
+  EXPECT_EQ(cache_.insert(kNoBlock, other, Tokens{1, 2}, 1), other);
+  EXPECT_EQ(cache_.find(kNoBlock, Tokens{1, 2}, 1), other);
+  EXPECT_EQ(cache_.find(kNoBlock, Tokens{1, 2}), first);
+  EXPECT_EQ(cache_.find(kNoBlock, Tokens{1, 2}, 2), kNoBlock);
+}
+
 TEST_F(PrefixCacheTest, answers_with_the_first_block_of_equal_content) {
   const int32_t first = enter(kNoBlock, {1, 2});
   const int32_t other = cache_.take();

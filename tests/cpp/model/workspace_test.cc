@@ -58,6 +58,49 @@ TEST(Workspace, never_lets_tensors_overlap_that_live_at_the_same_time) {
   }
 }
 
+/// A model with experts, latent attention, parts that are normed before they are added, and embeddings of their own
+/// width.
+ModelSpec rich_spec() {
+  ModelSpec spec = small_spec();
+  spec.embed_width = 12;
+  spec.layers[0].attention = {.heads = 2, .kv_heads = 2, .head_dim = 12, .v_head_dim = 8};
+  spec.layers[0].attention.latent = Latent{.q_rank = 10, .kv_rank = 16, .rope_dim = 4};
+  spec.layers[0].wiring = Wiring::kParallelTwoNorms;
+  spec.layers[1].ffn.moe = Moe{.num_experts = 6, .top_k = 2, .shared_width = 30, .shared_gate = true};
+  spec.layers[1].residual_scale = 0.5f;
+  return spec;
+}
+
+TEST(Workspace, what_a_rich_model_needs_does_not_overlap_either) {
+  std::vector<std::byte> memory(1 << 20);
+  const Workspace w(rich_spec(), 7, 4, memory.data());
+  EXPECT_EQ(w.bytes, Workspace(rich_spec(), 7, 4, nullptr).bytes);
+  EXPECT_EQ(w.qkv.shape[1], 3 * 8 + 3 * 8 + 3 * 16) << "wider than 10 + 16 + 4";
+  EXPECT_EQ(w.q.shape[1], 24);
+  EXPECT_EQ(w.latent_q.shape[1], 2 * 20);
+  EXPECT_EQ(w.latent_out.shape[1], 2 * 16);
+  EXPECT_EQ(w.up.shape[1], 80);
+  EXPECT_EQ(w.moe_scratch.shape[0], 14);
+  EXPECT_EQ(w.moe_scratch.shape[1], 2 * 24 + 40 + 20);
+  const std::vector<std::vector<Tensor>> alive = {
+      {w.hidden, w.embedded},
+      {w.hidden, w.normed, w.normed_ffn, w.branch, w.qkv, w.attention, w.q, w.latent_q, w.latent_out},
+      {w.hidden, w.normed, w.normed_ffn, w.branch, w.up, w.activated, w.router_logits, w.experts, w.expert_weights,
+       w.moe_scratch, w.shared_gate},
+      {w.hidden, w.gathered, w.projected}};
+  for (const std::vector<Tensor>& group : alive) {
+    for (size_t i = 0; i < group.size(); ++i) {
+      const Extent a = extent(group[i], memory.data());
+      EXPECT_GT(a.second, a.first) << i;
+      EXPECT_LE(a.second, w.bytes);
+      for (size_t j = i + 1; j < group.size(); ++j) {
+        const Extent b = extent(group[j], memory.data());
+        EXPECT_TRUE(a.second <= b.first || b.second <= a.first) << i << " and " << j;
+      }
+    }
+  }
+}
+
 TEST(Workspace, is_as_wide_as_the_widest_layer) {
   const Workspace workspace(small_spec(), 1, 1, nullptr);
   EXPECT_EQ(workspace.qkv.shape[1], 3 * 8 + 3 * 8 + 3 * 16);

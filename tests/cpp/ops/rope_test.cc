@@ -44,6 +44,7 @@ TEST_P(RopeTest, pairs_are_rotated_and_the_rest_of_a_head_stays) {
         args.cos = tables.cos.tensor();
         args.sin = tables.sin.tensor();
         args.layout = layout;
+        args.out = args.x;
         machine.ops().rope(args, *machine.stream);
         EXPECT_TRUE(x.gaps_untouched());
         for (int64_t token = 0; token < kTokens; ++token) {
@@ -71,6 +72,41 @@ TEST_P(RopeTest, pairs_are_rotated_and_the_rest_of_a_head_stays) {
   }
 }
 
+TEST_P(RopeTest, the_result_may_lie_elsewhere_with_other_strides) {
+  constexpr int64_t kPairs = 5;
+  constexpr int64_t kHeads = 3;
+  const Tables tables(8, kPairs);
+  const std::vector<int32_t> rows = {6, 1};
+  for (const RopeLayout layout : {RopeLayout::kHalf, RopeLayout::kInterleaved}) {
+    for (const int64_t rest : {0, 7}) {
+      const int64_t dim = 2 * kPairs + rest;
+      Floats in_place = Floats::random({2, kHeads, dim}, 3);
+      const Floats x = in_place;
+      Floats out = Floats::random({2, kHeads, dim + 4}, 4);
+      const Floats before = out;
+      RopeArgs args{.x = x.tensor(),
+                    .rows = rows.data(),
+                    .cos = tables.cos.tensor(),
+                    .sin = tables.sin.tensor(),
+                    .layout = layout,
+                    .out = out.tensor().columns(4, dim)};
+      machine.ops().rope(args, *machine.stream);
+      args.x = args.out = in_place.tensor();
+      machine.ops().rope(args, *machine.stream);
+      for (int64_t token = 0; token < 2; ++token) {
+        for (int64_t head = 0; head < kHeads; ++head) {
+          for (int64_t i = 0; i < dim; ++i) {
+            ASSERT_EQ(out.at(token, head * (dim + 4) + 4 + i), in_place.at(token, head * dim + i)) << i;
+          }
+          for (int64_t i = 0; i < 4; ++i) {
+            ASSERT_EQ(out.at(token, head * (dim + 4) + i), before.at(token, head * (dim + 4) + i));
+          }
+        }
+      }
+    }
+  }
+}
+
 TEST_P(RopeTest, a_token_has_the_same_bits_alone_and_among_many) {
   constexpr int64_t kTokens = 300;
   constexpr int64_t kPairs = 36;
@@ -86,9 +122,10 @@ TEST_P(RopeTest, a_token_has_the_same_bits_alone_and_among_many) {
     args.cos = tables.cos.tensor();
     args.sin = tables.sin.tensor();
     args.layout = layout;
+    args.out = args.x;
     machine.ops().rope(args, *machine.stream);
     for (const int32_t token : {0, 123, 299}) {
-      args.x = alone.tensor().rows(token, 1);
+      args.x = args.out = alone.tensor().rows(token, 1);
       args.rows = &rows[static_cast<size_t>(token)];
       machine.ops().rope(args, *machine.stream);
       EXPECT_TRUE(alone.row_equals(token, x, token));

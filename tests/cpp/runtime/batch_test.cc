@@ -15,7 +15,7 @@ class BatchBuilderTest : public testing::Test {
  protected:
   HostBackend backend_;
   std::unique_ptr<Stream> stream_ = backend_.create_stream();
-  BatchBuilder builder_{backend_, 8};
+  BatchBuilder builder_{backend_, 8, 1000};
 };
 
 PlannedSequence planned(const std::vector<int32_t>& tokens, const std::vector<int32_t>& blocks, int32_t start,
@@ -42,6 +42,7 @@ TEST_F(BatchBuilderTest, packs_a_chunk_and_a_single_token_side_by_side) {
   EXPECT_EQ(batch.num_sequences, 2);
   EXPECT_EQ(read(batch.token_ids, 5), (std::vector<int32_t>{106, 107, 108, 109, 52}));
   EXPECT_EQ(read(batch.positions, 5), (std::vector<int32_t>{6, 7, 8, 9, 2}));
+  EXPECT_EQ(read(batch.rope_rows, 5), read(batch.positions, 5));
   EXPECT_EQ(read(batch.slots, 5), (std::vector<int64_t>{4 * 8 + 6, 4 * 8 + 7, 9 * 8, 9 * 8 + 1, 7 * 8 + 2}));
   EXPECT_EQ(read(batch.query_start, 3), (std::vector<int32_t>{0, 4, 5}));
   EXPECT_EQ(read(batch.context_lens, 2), (std::vector<int32_t>{10, 3}));
@@ -49,6 +50,16 @@ TEST_F(BatchBuilderTest, packs_a_chunk_and_a_single_token_side_by_side) {
   ASSERT_EQ(batch.max_blocks, 2);
   EXPECT_EQ(read(batch.block_tables, 2), (std::vector<int32_t>{4, 9}));
   EXPECT_EQ(batch.block_tables[2], 7);
+}
+
+TEST_F(BatchBuilderTest, a_sequence_of_another_key_set_reads_the_rows_of_that_set) {
+  const std::vector<int32_t> tokens = {5, 6, 7};
+  const std::vector<int32_t> blocks = {3};
+  std::vector<PlannedSequence> sequences = {planned(tokens, blocks, 1, 2), planned(tokens, blocks, 2, 1)};
+  sequences[0].key_set = 2;
+  const RaggedBatch batch = builder_.build(sequences, *stream_);
+  EXPECT_EQ(read(batch.rope_rows, 3), (std::vector<int32_t>{2001, 2002, 2}));
+  EXPECT_EQ(read(batch.positions, 3), (std::vector<int32_t>{1, 2, 2}));
 }
 
 TEST_F(BatchBuilderTest, addresses_slots_beyond_32_bits) {

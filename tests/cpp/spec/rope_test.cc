@@ -1,5 +1,6 @@
 #include "spec/rope.h"
 
+#include <cmath>
 #include <string>
 
 #include "core/json.h"
@@ -39,6 +40,53 @@ TEST(Rope, yarn_without_a_ramp_is_a_step) {
   EXPECT_DOUBLE_EQ(frequencies[0], 1.0);
   EXPECT_DOUBLE_EQ(frequencies[1], 0.1 / 4);
   EXPECT_DOUBLE_EQ(frequencies[3], 0.001 / 4);
+}
+
+ModelSpec model_with(const RopeScaling& scaling) {
+  ModelSpec model;
+  model.layers.resize(2);
+  model.layers[0].attention.positions = Rope{.dim = 4, .scaling = scaling};
+  model.layers[1].attention.positions = Alibi{};
+  return model;
+}
+
+TEST(RopeSets, longrope_has_two_and_a_sequence_that_grows_into_the_second_starts_again) {
+  const ModelSpec model = model_with({.kind = RopeScaling::Kind::kLongRope,
+                                      .factor = 4,
+                                      .original_max_positions = 48,
+                                      .short_factors = {1, 2},
+                                      .long_factors = {3, 4}});
+  EXPECT_EQ(rope_set(model, 48), 0);
+  EXPECT_EQ(rope_set(model, 49), 1);
+  EXPECT_EQ(num_rope_sets(model, 48), 1);
+  EXPECT_EQ(num_rope_sets(model, 192), 2);
+  EXPECT_EQ(rope_recompute_length(model), 48);
+  const Rope& rope = std::get<Rope>(model.layers[0].attention.positions);
+  EXPECT_DOUBLE_EQ(rope_inverse_frequencies(rope, rope_set_length(rope, 0))[0], 1.0);
+  EXPECT_DOUBLE_EQ(rope_inverse_frequencies(rope, rope_set_length(rope, 1))[0], 1.0 / 3);
+}
+
+TEST(RopeSets, qwens_dynamic_base_steps_up_at_each_doubling_and_stays_as_the_sequence_grows) {
+  const ModelSpec model = model_with({.kind = RopeScaling::Kind::kQwenDynamic, .original_max_positions = 48});
+  EXPECT_EQ(rope_set(model, 48), 0);
+  EXPECT_EQ(rope_set(model, 49), 1);
+  EXPECT_EQ(rope_set(model, 96), 1);
+  EXPECT_EQ(rope_set(model, 97), 2);
+  EXPECT_EQ(num_rope_sets(model, 256), 4);
+  EXPECT_EQ(rope_recompute_length(model), std::nullopt);
+  const Rope& rope = std::get<Rope>(model.layers[0].attention.positions);
+  for (const int32_t set : {0, 1, 2, 3}) {
+    // 1, 3, 7, 15 times the base, to the power of dim / (dim - 2).
+    const double base = rope.base * std::pow(std::exp2(set + 1) - 1, 2);
+    EXPECT_DOUBLE_EQ(rope_inverse_frequencies(rope, rope_set_length(rope, set))[1], std::pow(base, -0.5)) << set;
+  }
+}
+
+TEST(RopeSets, other_models_have_one) {
+  const ModelSpec model = model_with({.kind = RopeScaling::Kind::kDynamic, .factor = 2, .original_max_positions = 8});
+  EXPECT_EQ(num_rope_sets(model, 1000), 1);
+  EXPECT_EQ(rope_set(model, 1000), 0);
+  EXPECT_EQ(rope_recompute_length(model), std::nullopt);
 }
 
 }  // namespace

@@ -1,13 +1,11 @@
 #include <cstdlib>
 #include <filesystem>
-#include <set>
 #include <string>
 
 #include "core/json.h"
 #include "core/mapped_file.h"
 #include "core/refusal.h"
 #include "gtest/gtest.h"
-#include "spec/families/table.h"
 #include "weights/loader.h"
 #include "weights/plain_backend.h"
 
@@ -18,15 +16,6 @@ namespace {
 std::string shared_folder() {
   if (const char* folder = std::getenv("QUIRE_SHARED")) return folder;
   return data_path("../../../shared");
-}
-
-bool is_known(const std::string& architecture) {
-  for (const Family& row : family_table()) {
-    for (const std::string_view known : row.architectures) {
-      if (known == architecture) return true;
-    }
-  }
-  return false;
 }
 
 /// Read a folder as the engine does, weights and all.
@@ -42,30 +31,25 @@ void load_all(const std::string& path) {
   EXPECT_EQ(weights.head.n, model.spec.vocab);
 }
 
-TEST(GoldenFolders, every_folder_of_a_known_family_loads_and_every_other_is_refused) {
+TEST(GoldenFolders, every_folder_loads_but_for_quantised_ones) {
   const std::string golden = shared_folder() + "/golden";
   if (!std::filesystem::is_directory(golden)) GTEST_SKIP() << "no golden checkpoints here";
-  std::set<std::string> loaded;
+  size_t num_loaded = 0;
   for (const auto& entry : std::filesystem::directory_iterator(golden)) {
     const std::string path = entry.path().string();
     SCOPED_TRACE(path);
     if (!std::filesystem::exists(path + "/config.json")) continue;
     const Json config = parse_json(read_text_file(path + "/config.json"), "config.json");
-    const std::string architecture = *config.find("architectures")->as_array()->front().as_string();
-    if (is_known(architecture) && config.find("quantization_config") == nullptr &&
-        !entry.path().filename().string().starts_with("quant_")) {
+    if (config.find("quantization_config") == nullptr && !entry.path().filename().string().starts_with("quant_")) {
       EXPECT_NO_THROW(load_all(path));
-      loaded.insert(entry.path().filename().string());
+      ++num_loaded;
     } else {
       const Refusal refusal = refusal_of([&] { load_all(path); });
       EXPECT_TRUE(refusal.kind == ErrorKind::kUnsupported || refusal.kind == ErrorKind::kInvalidArgument)
           << refusal.message;
     }
   }
-  for (const char* name :
-       {"llama_mha", "llama_decapoda", "llama31_rope", "yi", "mistral", "qwen2_sliding", "gpt2", "gpt2_bfloat16"}) {
-    EXPECT_TRUE(loaded.contains(name)) << name;
-  }
+  EXPECT_GE(num_loaded, 80u);
 }
 
 TEST(GoldenFolders, the_small_trained_model_loads) {

@@ -36,7 +36,7 @@ class LoaderTest : public testing::Test {
 
 std::vector<float> values(const PackedLinear& packed) {
   const float* data = static_cast<const float*>(packed.data.data());
-  return {data, data + packed.n * packed.k};
+  return {data, data + packed.groups * packed.n * packed.k};
 }
 
 std::vector<float> values(const Tensor& tensor) {

@@ -11,7 +11,7 @@
 
 namespace quire {
 
-/// A backend that computes nothing: its packed linear is a plain float array [N, K], so that a test can look at it.
+/// A backend that computes nothing: its packed linear is a plain float array [groups, N, K], so that a test can look at it.
 class PlainBackend : public Backend {
  public:
   class PlainStream : public Stream {
@@ -35,14 +35,16 @@ class PlainBackend : public Backend {
   PackedLinear pack_linear(const LinearSource& source, Stream&) override {
     PackedLinear packed;
     packed.k = source.parts.front().shape[source.transposed ? 0 : 1];
+    packed.groups = source.groups;
     for (const Tensor& part : source.parts) packed.n += part.shape[source.transposed ? 1 : 0];
+    EXPECT_EQ(packed.n % source.groups, 0);
+    packed.n /= source.groups;
     packed.dtype = source.dtype;
-    packed.data = allocate(packed.n * packed.k * sizeof(float), MemoryKind::kWeights);
+    packed.data = allocate(packed.groups * packed.n * packed.k * sizeof(float), MemoryKind::kWeights);
     float* row = static_cast<float*>(packed.data.data());
     for (const Tensor& part : source.parts) {
       // The contract that real backends rely on.
       EXPECT_EQ(reinterpret_cast<uintptr_t>(part.data) % dtype_bytes(part.dtype), 0u);
-      EXPECT_EQ(part.strides[1], 1);
       EXPECT_EQ(part.dtype, source.parts.front().dtype);
       for (int64_t n = 0; n < part.shape[source.transposed ? 1 : 0]; ++n, row += packed.k) {
         for (int64_t k = 0; k < packed.k; ++k) {
@@ -58,7 +60,7 @@ class PlainBackend : public Backend {
   int num_threads() const override { return 1; }
 
   static float element(const Tensor& matrix, int64_t row, int64_t column) {
-    const int64_t offset = row * matrix.strides[0] + column;
+    const int64_t offset = row * matrix.strides[0] + column * matrix.strides[1];
     switch (matrix.dtype) {
       case DType::kBFloat16: return to_float(matrix.as<BFloat16>()[offset]);
       case DType::kFloat16: return to_float(matrix.as<Float16>()[offset]);

@@ -1,0 +1,120 @@
+#include "weights/parts.h"
+
+#include <string>
+#include <vector>
+
+#include "gtest/gtest.h"
+#include "weights/elements.h"
+#include "weights/model_files.h"
+
+namespace quire {
+namespace {
+
+using Values = std::vector<float>;
+
+/// Tensors that count up from a start, and the parts that a weight takes from them.
+class PartsTest : public testing::Test {
+ protected:
+  void add(const std::string& name, const std::vector<int64_t>& shape, float first) {
+    int64_t size = 1;
+    for (const int64_t count : shape) size *= count;
+    Values values;
+    for (int64_t i = 0; i < size; ++i) values.push_back(first + static_cast<float>(i));
+    tensors_.push_back({name, "F32", shape, encode(values, DType::kFloat32)});
+  }
+
+  /// The elements of each part in row-major order.
+  std::vector<Values> parts(const MatchedWeight& weight) {
+    folder_.write("model.safetensors", safetensors_bytes(tensors_));
+    const Checkpoint checkpoint = Checkpoint::open(folder_.path());
+    std::vector<Values> result;
+    for (const Tensor& part : weight_parts(weight, checkpoint)) append_as_float(part, result.emplace_back());
+    return result;
+  }
+
+  TemporaryFolder folder_;
+  std::vector<FileTensor> tensors_;
+};
+
+TEST_F(PartsTest, several_sources_are_the_parts) {
+  add("q", {2, 2}, 0);
+  add("k", {1, 2}, 10);
+  EXPECT_EQ(parts({.wanted = {.outputs = {2, 1}, .inputs = 2}, .sources = {"q", "k"}}),
+            (std::vector<Values>{{0, 1, 2, 3}, {10, 11}}));
+}
+
+TEST_F(PartsTest, one_source_holds_them_in_order_or_reversed) {
+  add("w", {3, 2}, 0);
+  MatchedWeight weight{.wanted = {.outputs = {2, 1}, .inputs = 2}, .sources = {"w"}};
+  EXPECT_EQ(parts(weight), (std::vector<Values>{{0, 1, 2, 3}, {4, 5}}));
+  weight.split = Split::kReversed;
+  EXPECT_EQ(parts(weight), (std::vector<Values>{{2, 3, 4, 5}, {0, 1}}));
+}
+
+TEST_F(PartsTest, a_transposed_source_is_cut_along_its_columns) {
+  add("w", {2, 4}, 0);
+  MatchedWeight weight{.wanted = {.outputs = {2, 2}, .inputs = 2}, .sources = {"w"}, .transposed = true};
+  EXPECT_EQ(parts(weight), (std::vector<Values>{{0, 1, 4, 5}, {2, 3, 6, 7}}));
+  weight.split = Split::kAlternating;
+  EXPECT_EQ(parts(weight), (std::vector<Values>{{0, 2, 4, 6}, {1, 3, 5, 7}}));
+}
+
+TEST_F(PartsTest, kv_heads_keep_their_queries_key_and_value_together) {
+  // Two kv heads with two queries each, one component: q q k v, q q k v.
+  add("w", {8, 1}, 0);
+  add("b", {8}, 20);
+  MatchedWeight weight{
+      .wanted = {.outputs = {4, 2, 2}, .inputs = 1, .kv_heads = 2}, .sources = {"w"}, .split = Split::kByKvHead};
+  EXPECT_EQ(parts(weight), (std::vector<Values>{{0, 1}, {4, 5}, {2}, {6}, {3}, {7}}));
+  weight.wanted.inputs = 0;
+  weight.sources = {"b"};
+  EXPECT_EQ(parts(weight), (std::vector<Values>{{20, 21}, {24, 25}, {22}, {26}, {23}, {27}}));
+}
+
+TEST_F(PartsTest, experts_have_tensors_of_their_own_or_share_one) {
+  const std::vector<Values> expected = {{0, 1}, {2, 3}, {4, 5}, {6, 7}};
+  for (int expert = 0; expert < 2; ++expert) {
+    add("gate" + std::to_string(expert), {1, 2}, static_cast<float>(4 * expert));
+    add("up" + std::to_string(expert), {1, 2}, static_cast<float>(4 * expert + 2));
+  }
+  add("stacked", {2, 2, 2}, 0);
+  add("flat", {4, 2}, 0);
+  const WantedWeight wanted{.outputs = {1, 1}, .inputs = 2, .groups = 2};
+  EXPECT_EQ(parts({.wanted = wanted, .sources = {"gate0", "up0", "gate1", "up1"}, .per_group = true}), expected);
+  EXPECT_EQ(parts({.wanted = wanted, .sources = {"stacked"}}), expected);
+  EXPECT_EQ(parts({.wanted = wanted, .sources = {"flat"}}), expected);
+}
+
+TEST_F(PartsTest, several_sources_may_each_hold_all_experts) {
+  add("w1", {2, 2}, 0);  // an expert's row each
+  add("v1", {2, 2}, 10);
+  EXPECT_EQ(parts({.wanted = {.outputs = {1, 1}, .inputs = 2, .groups = 2}, .sources = {"w1", "v1"}}),
+            (std::vector<Values>{{0, 1}, {10, 11}, {2, 3}, {12, 13}}));
+}
+
+TEST_F(PartsTest, biases_of_experts_alternate_like_their_rows) {
+  add("b", {2, 4}, 0);
+  EXPECT_EQ(parts({.wanted = {.outputs = {2, 2}, .groups = 2}, .sources = {"b"}, .split = Split::kAlternating}),
+            (std::vector<Values>{{0, 2}, {1, 3}, {4, 6}, {5, 7}}));
+}
+
+TEST_F(PartsTest, one_part_of_every_head_can_be_picked) {
+  // Two heads of a key row and two value rows.
+  add("kv_b", {6, 1}, 0);
+  MatchedWeight weight{.wanted = {.outputs = {1, 2}, .inputs = 1, .groups = 2, .pick = 0}, .sources = {"kv_b"}};
+  EXPECT_EQ(parts(weight), (std::vector<Values>{{0}, {3}}));
+  weight.wanted.pick = 1;
+  EXPECT_EQ(parts(weight), (std::vector<Values>{{1, 2}, {4, 5}}));
+}
+
+TEST_F(PartsTest, weights_per_head_are_rows_of_one_tensor_or_tensors) {
+  add("norm", {2, 3}, 0);
+  add("norms.0", {3}, 0);
+  add("norms.1", {3}, 3);
+  const std::vector<Values> expected = {{0, 1, 2}, {3, 4, 5}};
+  EXPECT_EQ(parts({.wanted = {.outputs = {3, 3}, .rows = 2}, .sources = {"norm"}}), expected);
+  EXPECT_EQ(parts({.wanted = {.outputs = {3, 3}, .rows = 2}, .sources = {"norms.0", "norms.1"}}), expected);
+}
+
+}  // namespace
+}  // namespace quire
