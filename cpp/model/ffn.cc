@@ -27,7 +27,8 @@ void apply_ffn(const Step& step, const Ffn& spec, const FfnWeights& weights, Ten
   const Tensor hidden = step.memory.hidden;
 
   step.ops.linear({.x = x, .weight = &weights.up, .bias = weights.up_bias, .out = up}, step.stream);
-  step.ops.activation({.rule = {.kind = activation_of(spec.act), .gated = spec.gated}, .x = up, .out = activated}, step.stream);
+  step.ops.activation({.rule = {.kind = activation_of(spec.act), .gated = spec.gated}, .x = up, .out = activated},
+                      step.stream);
   step.ops.linear(
       {.x = activated, .weight = &weights.down, .bias = weights.down_bias, .residual = hidden, .out = hidden},
       step.stream);
