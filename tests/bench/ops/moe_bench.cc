@@ -3,8 +3,9 @@
 //   bench_moe [--isa avx512] [--dtype bfloat16] [--tokens 1,4,16,512] [--shape qwen3] [--threads 2]
 //
 // "linear" computes the same weights as one matrix, with as many rows as an expert or group has on average: as many
-// bytes and multiply-adds. The ops take turns; every figure is the median of its passes. At few tokens each call takes
-// other weights, more in all than the caches hold.
+// bytes and multiply-adds. The ops take turns; every figure is the median of its passes, the percentage linear's time
+// over the op's: its median, and that of the quickest passes. At few tokens each call takes other weights, more in all
+// than the caches hold.
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
@@ -110,31 +111,35 @@ struct Load {
   double flops = 0.0;
 };
 
-/// Two rivals in turn; `calls` of each make a pass.
-void compare(const std::string& label, int calls, const Load& op_load, const std::function<void(int call)>& op,
-             const Load& linear_load, const std::function<void(int call)>& linear) {
-  constexpr int kPasses = 15;
+/// Two rivals in turn, for a second or so; `calls` of each make a pass.
+void compare(const std::string& label, int calls, const Load& load, const std::function<void(int call)>& op,
+             const std::function<void(int call)>& linear) {
+  constexpr size_t kMinPasses = 9;
+  constexpr double kSeconds = 1.0;
   const auto pass = [&](const std::function<void(int)>& body) {
     const Clock::time_point start = Clock::now();
     for (int call = 0; call < calls; ++call) body(call);
     return std::chrono::duration<double>(Clock::now() - start).count() / calls;
   };
+  const auto best = [](const std::vector<double>& times) { return *std::min_element(times.begin(), times.end()); };
   pass(op);
   pass(linear);
-  std::vector<double> op_times, linear_times, bytes_ratios, flops_ratios;
-  for (int i = 0; i < kPasses; ++i) {
+  std::vector<double> op_times, linear_times, ratios;
+  double total = 0.0;
+  while (ratios.size() < kMinPasses || total < kSeconds) {
     op_times.push_back(pass(op));
     linear_times.push_back(pass(linear));
-    bytes_ratios.push_back(op_load.bytes / op_times.back() / (linear_load.bytes / linear_times.back()));
-    flops_ratios.push_back(op_load.flops / op_times.back() / (linear_load.flops / linear_times.back()));
+    ratios.push_back(linear_times.back() / op_times.back());
+    total += (op_times.back() + linear_times.back()) * calls;
   }
-  const double op_time = median(op_times);
-  const double linear_time = median(linear_times);
-  std::printf(
-      "%s %9.1f us  %6.1f GB/s %7.1f GFLOP/s | linear %6.1f GB/s %7.1f GFLOP/s | ratio %4.0f%% bytes %4.0f%% flops\n",
-      label.c_str(), op_time * 1e6, op_load.bytes / op_time * 1e-9, op_load.flops / op_time * 1e-9,
-      linear_load.bytes / linear_time * 1e-9, linear_load.flops / linear_time * 1e-9, 100 * median(bytes_ratios),
-      100 * median(flops_ratios));
+  const auto print = [&](const char* name, double time) {
+    std::printf("%s %9.1f us %6.1f GB/s %7.1f GFLOP/s", name, time * 1e6, load.bytes / time * 1e-9,
+                load.flops / time * 1e-9);
+  };
+  std::printf("%s", label.c_str());
+  print("", median(op_times));
+  print(" | linear", median(linear_times));
+  std::printf(" | %4.0f%%, quickest %4.0f%%\n", 100 * median(ratios), 100 * best(linear_times) / best(op_times));
   std::fflush(stdout);
 }
 
@@ -204,8 +209,7 @@ void run_moe(const MoeShape& shape, const std::string& dtype, int64_t tokens, Ba
     backend.ops().linear({.x = linear_activated, .weight = &downs[index], .out = linear_out}, *stream);
   };
   const double bytes = static_cast<double>(num_used) * expert_bytes;
-  compare(label_of(shape.name, dtype, tokens), calls, {bytes, row_flops * static_cast<double>(rows)}, moe,
-          {bytes, row_flops * static_cast<double>(linear_rows * num_used)}, linear);
+  compare(label_of(shape.name, dtype, tokens), calls, {bytes, row_flops * static_cast<double>(rows)}, moe, linear);
 }
 
 void run_grouped(const GroupedShape& shape, const std::string& dtype, int64_t tokens, Backend& backend) {
@@ -229,7 +233,6 @@ void run_grouped(const GroupedShape& shape, const std::string& dtype, int64_t to
                                       .out = result.heads(shape.groups, shape.n)},
                                      *stream);
       },
-      load,
       [&](int call) {
         backend.ops().linear(
             {.x = in.columns(0, shape.k), .weight = &singles[static_cast<size_t>(call)], .out = result}, *stream);
