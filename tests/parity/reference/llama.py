@@ -8,8 +8,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from .pieces import Array, Config, Weights, alibi, attend, field, gated, gated_mlp, heads, packed_gated_mlp
-from .pieces import ACTIVATIONS
+from .pieces import ACTIVATIONS, Array, Config, Weights, alibi, attend, field, gated, gated_mlp, heads, packed_gated_mlp
 from .rope import Rope, make_rope, plain_frequencies
 
 Step = Callable[[Weights, Array, int], Array]  # (weights of the layer, [L, D], number of the layer) -> [L, D]
