@@ -89,12 +89,15 @@ class Reference:
         """[L, V]: the logits at every position."""
         return self.family(self.config, self.weights, np.asarray(ids))
 
-    def greedy(self, prompt: Sequence[int], num_tokens: int) -> tuple[list[int], list[float]]:
-        """The continuation by the best token, and by how much each led the second."""
-        ids, margins = list(prompt), []
+    def greedy(self, prompt: Sequence[int], num_tokens: int, margin: float = 0.0) -> tuple[list[int], list[float]]:
+        """The continuation by the best token, and by how much each led the second; ends early at a lead below
+        `margin`."""
+        ids, leads = list(prompt), []
         for _ in range(num_tokens):
             row = self.logits(ids)[-1]
             second, best = np.partition(row, -2)[-2:]
-            margins.append(float(best - second))
+            leads.append(float(best - second))
             ids.append(int(row.argmax()))
-        return ids[len(prompt) :], margins
+            if leads[-1] <= margin:
+                break
+        return ids[len(prompt) :], leads
