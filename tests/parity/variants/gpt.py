@@ -19,12 +19,12 @@ def draw_gpt2(prefix: str = "transformer.", out: float = 1.0) -> Callable[[Draw,
             block = f"{prefix}h.{layer}."
             draw.norm(block + "ln_1", width, True)
             draw.conv1d(block + "attn.c_attn", 3 * width, width, 1.2)
-            draw.conv1d(block + "attn.c_proj", width, width, 1.5 * out)
+            draw.conv1d(block + "attn.c_proj", width, width, 3.0 * out)
             draw.norm(block + "ln_2", width, True)
             draw.conv1d(block + "mlp.c_fc", ffn, width)
             if c["activation_function"] == "swiglu":
                 draw.conv1d(block + "mlp.c_fc2", ffn, width)
-            draw.conv1d(block + "mlp.c_proj", width, ffn, 1.5 * out)
+            draw.conv1d(block + "mlp.c_proj", width, ffn, 3.0 * out)
         draw.norm(prefix + "ln_f", width, True)
 
     return run
@@ -39,10 +39,10 @@ def draw_bigcode(draw: Draw, c: Config) -> None:
         block = f"transformer.h.{layer}."
         draw.norm(block + "ln_1", width, True)
         draw.linear(block + "attn.c_attn", width + kv_rows, width, True, 1.2)
-        draw.linear(block + "attn.c_proj", width, width, True, 1.5)
+        draw.linear(block + "attn.c_proj", width, width, True, 4.0)
         draw.norm(block + "ln_2", width, True)
         draw.linear(block + "mlp.c_fc", ffn, width, True)
-        draw.linear(block + "mlp.c_proj", width, ffn, True, 1.5)
+        draw.linear(block + "mlp.c_proj", width, ffn, True, 4.0)
     draw.norm("transformer.ln_f", width, True)
 
 
@@ -54,17 +54,17 @@ def opt(prefix: str) -> Callable[[Draw, Config], None]:
         draw.embedding(p + "embed_positions", c["max_position_embeddings"] + 2, width, 0.5)
         if narrow != width:
             draw.linear(p + "project_in", width, narrow)
-            draw.linear(p + "project_out", narrow, width)
+            draw.linear(p + "project_out", narrow, width, scale=0.2 if c.get("_remove_final_layer_norm") else 1.0)
         for layer in range(c["num_hidden_layers"]):
             block = f"{p}layers.{layer}."
             draw.norm(block + "self_attn_layer_norm", width, True)
             draw.linear(block + "self_attn.q_proj", width, width, bias, 1.3)
             draw.linear(block + "self_attn.k_proj", width, width, bias, 1.3)
             draw.linear(block + "self_attn.v_proj", width, width, bias)
-            draw.linear(block + "self_attn.out_proj", width, width, bias, 1.5)
+            draw.linear(block + "self_attn.out_proj", width, width, bias, 4.0)
             draw.norm(block + "final_layer_norm", width, True)
             draw.linear(block + "fc1", ffn, width, bias)
-            draw.linear(block + "fc2", width, ffn, bias, 1.5)
+            draw.linear(block + "fc2", width, ffn, bias, 4.0)
         if c["do_layer_norm_before"] and not c.get("_remove_final_layer_norm"):
             draw.norm(p + "final_layer_norm", width, True)
 
@@ -103,10 +103,10 @@ def draw_mpt(draw: Draw, c: Config) -> None:
         if attn["qk_ln"]:
             draw.norm(block + "attn.q_ln", width, bias)
             draw.norm(block + "attn.k_ln", groups * (width // heads), bias)
-        draw.linear(block + "attn.out_proj", width, width, bias, 1.5 if scale < 1.0 else 10.0)
+        draw.linear(block + "attn.out_proj", width, width, bias, 4.0 if scale < 1.0 else 10.0)
         draw.norm(block + "norm_2", width, bias)
         draw.linear(block + "ffn.up_proj", c["expansion_ratio"] * width, width, bias)
-        draw.linear(block + "ffn.down_proj", width, c["expansion_ratio"] * width, bias, 2.0 if scale < 1.0 else 12.0)
+        draw.linear(block + "ffn.down_proj", width, c["expansion_ratio"] * width, bias, 5.0 if scale < 1.0 else 12.0)
     draw.norm("transformer.norm_f", width, bias)
 
 
@@ -125,9 +125,9 @@ def falcon(
                 draw.norm(block + name, width, True)
             rows = width + 2 * (groups or heads) * (width // heads)
             draw.linear(block + "self_attention.query_key_value", rows, width, bias, 1.3)
-            draw.linear(block + "self_attention.dense", width, width, bias, 1.5)
+            draw.linear(block + "self_attention.dense", width, width, bias, 4.0)
             draw.linear(block + "mlp.dense_h_to_4h", ffn, width, bias)
-            draw.linear(block + "mlp.dense_4h_to_h", width, ffn, bias, 2.0)
+            draw.linear(block + "mlp.dense_4h_to_h", width, ffn, bias, 5.0)
         draw.norm("transformer.ln_f", width, True)
         if untied:
             draw.linear("lm_head", c["vocab_size"], width, scale=2.0)
@@ -342,7 +342,7 @@ ROWS = [
     variant(
         "jais",
         "JAISLMHeadModel",
-        draw_gpt2(out=4.0),
+        draw_gpt2(out=2.5),
         gpt2(160, 5, 257, n_inner=131, activation_function="swiglu")
         | JAIS
         | {
@@ -357,7 +357,7 @@ ROWS = [
     variant(
         "jais_first_names",
         "JAISLMHeadModel",
-        draw_gpt2(out=4.0),
+        draw_gpt2(out=2.5),
         gpt2(96, 3, 257, n_inner=100, activation_function="swiglu")
         | JAIS
         | {"position_embedding_type": "alibi", "embeddings_scale": 5.0, "width_scale": 0.8, "scale_qk_dot_by_d": True},

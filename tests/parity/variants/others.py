@@ -22,12 +22,12 @@ def draw_gemma(draw: Draw, c: Config) -> None:
         for name in names:
             # After attention and feed-forward a larger norm, so that they count beside the embedding.
             behind = sandwich and name.startswith("post_")
-            draw.norm(prefix + name, width, center=1.0 if behind else 0.0)
-        draw_attention(draw, prefix + "self_attn.", c, out=2.0)
+            draw.norm(prefix + name, width, center=3.0 if behind else 0.0)
+        draw_attention(draw, prefix + "self_attn.", c, out=6.0)
         if head_norm:
             draw.norm(prefix + "self_attn.q_norm", dim, center=0.3)
             draw.norm(prefix + "self_attn.k_norm", dim, center=0.3)
-        draw_gated(draw, prefix + "mlp.", width, c["intermediate_size"], out=1.5)
+        draw_gated(draw, prefix + "mlp.", width, c["intermediate_size"], out=5.0)
 
 
 def cohere(out: float = 1.0, head: float = 2.0) -> Callable[[Draw, Config], None]:
@@ -279,7 +279,7 @@ ROWS = [
     variant(
         "cohere_grouped",
         "CohereForCausalLM",
-        cohere(head=8.0),
+        cohere(out=4.0, head=8.0),
         {**COHERE, **base(192, 6, 95, 263, num_key_value_heads=2, logit_scale=0.25, rope_theta=8000000.0)},
         "float16",
     ),
@@ -287,7 +287,7 @@ ROWS = [
     variant(
         "cohere_command_r",
         "CohereForCausalLM",
-        cohere(out=6.0, head=32.0),
+        cohere(out=14.0, head=32.0),
         {**COHERE, **base(256, 2, 95, 263, num_key_value_heads=2, logit_scale=0.0625, use_qk_norm=False)},
     ),
     variant(
@@ -415,13 +415,13 @@ ROWS = [
     variant(
         "granite_tied",
         "GraniteForCausalLM",
-        llama(head=16.0, out=20.0, tied=True),
+        llama(head=4.0, out=60.0, tied=True),
         {
             "model_type": "granite",
             **base(128, 2, 95, 257, num_key_value_heads=1, rope_theta=10000000.0),
             "attention_multiplier": 0.015625,
             "embedding_multiplier": 12.0,
-            "logits_scaling": 8.0,
+            "logits_scaling": 2.0,
             "residual_multiplier": 0.22,
             "tie_word_embeddings": True,
         },
