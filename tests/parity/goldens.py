@@ -1,4 +1,4 @@
-"""Golden checkpoints of ../shared/golden: what a folder holds, and how the engine's answers are held against it."""
+"""Expected answers, from ../shared/golden or from the reference, and how the engine's answers are held against them."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import load_file
 
+from quire import LLM, SamplingParams
+
 # Largest error of a log-probability in float32; a right implementation reaches 1e-5 to 5e-5.
 TOLERANCE = 1e-3
-NUM_GENERATED = 24
 
 
 @dataclass
@@ -23,16 +24,19 @@ class Case:
     generated: list[int]
 
 
+def log_softmax(logits: np.ndarray) -> np.ndarray:
+    logits = logits.astype(np.float64)
+    top = logits.max(axis=-1, keepdims=True)
+    return logits - top - np.log(np.exp(logits - top).sum(axis=-1, keepdims=True))
+
+
 def load_cases(folder: Path) -> list[Case]:
     """The three prompts of a golden folder."""
     arrays = load_file(folder / "golden.safetensors")
-    cases = []
-    for i in range(3):
-        logits = arrays[f"logits_{i}"].astype(np.float64)
-        top = logits.max(axis=-1, keepdims=True)
-        logprobs = logits - top - np.log(np.exp(logits - top).sum(axis=-1, keepdims=True))
-        cases.append(Case(arrays[f"prompt_{i}"].tolist(), logprobs, arrays[f"gen_{i}"].tolist()))
-    return cases
+    return [
+        Case(arrays[f"prompt_{i}"].tolist(), log_softmax(arrays[f"logits_{i}"]), arrays[f"gen_{i}"].tolist())
+        for i in range(3)
+    ]
 
 
 def check_output(case: Case, output: Any) -> None:
@@ -47,3 +51,23 @@ def check_output(case: Case, output: Any) -> None:
             expected = case.logprobs[position - 1, token]
             assert abs(logprob.logprob - expected) < TOLERANCE, (position, token, logprob.logprob, expected)
         assert case.prompt[position] in output.prompt_logprobs[position]
+
+
+def greedy(num_tokens: int, prompt_logprobs: int | None = None) -> SamplingParams:
+    return SamplingParams(
+        temperature=0, max_tokens=num_tokens, ignore_eos=True, logprobs=2, prompt_logprobs=prompt_logprobs
+    )
+
+
+def open_engine(folder: Path, **options: Any) -> LLM:
+    return LLM(model=str(folder), skip_tokenizer_init=True, dtype="float32", disable_log_stats=True, **options)
+
+
+def run(llm: LLM, cases: list[Case], params: SamplingParams) -> list[Any]:
+    return llm.generate(prompt_token_ids=[case.prompt for case in cases], sampling_params=params, use_tqdm=False)
+
+
+def bits(output: Any) -> list[tuple[int, float]]:
+    """Tokens with the exact log-probabilities they were chosen with."""
+    completion = output.outputs[0]
+    return [(token, row[token].logprob) for token, row in zip(completion.token_ids, completion.logprobs, strict=True)]

@@ -10,9 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from goldens import NUM_GENERATED, Case, check_output, load_cases
-
-from quire import LLM, SamplingParams
+from goldens import Case, bits, check_output, greedy, load_cases, open_engine, run
 
 def golden_folders() -> list[Path]:
     root = Path(__file__).resolve().parents[3] / "shared" / "golden"
@@ -24,24 +22,11 @@ def golden_folders() -> list[Path]:
 
 
 FOLDERS = golden_folders()
-GREEDY = SamplingParams(temperature=0, max_tokens=NUM_GENERATED, ignore_eos=True, logprobs=2)
-WITH_PROMPT = SamplingParams(temperature=0, max_tokens=NUM_GENERATED, ignore_eos=True, logprobs=2, prompt_logprobs=3)
+NUM_GENERATED = 24
+GREEDY = greedy(NUM_GENERATED)
+WITH_PROMPT = greedy(NUM_GENERATED, prompt_logprobs=3)
 
 pytestmark = pytest.mark.skipif(not FOLDERS, reason="no golden checkpoints beside the repository")
-
-
-def open_engine(folder: Path, **options: Any) -> LLM:
-    return LLM(model=str(folder), skip_tokenizer_init=True, dtype="float32", disable_log_stats=True, **options)
-
-
-def run(llm: LLM, cases: list[Case], params: SamplingParams) -> list[Any]:
-    return llm.generate(prompt_token_ids=[case.prompt for case in cases], sampling_params=params, use_tqdm=False)
-
-
-def bits(output: Any) -> list[tuple[int, float]]:
-    """Tokens with the exact log-probabilities they were chosen with."""
-    completion = output.outputs[0]
-    return [(token, row[token].logprob) for token, row in zip(completion.token_ids, completion.logprobs, strict=True)]
 
 
 @pytest.fixture(scope="module", params=FOLDERS, ids=lambda folder: folder.name)

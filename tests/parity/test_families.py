@@ -1,0 +1,112 @@
+"""Every family the engine has, on tiny checkpoints made here, against the numpy reference; see checkpoints.py.
+
+Log-probabilities are compared with the reference within a tolerance, tokens exactly; between the engine's own ways of
+computing the same request everything must be equal to the last bit. Two engines are opened for each checkpoint: a roomy
+one, and one that takes seven tokens at a time, has too few blocks for all, and remembers prefixes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from checkpoints import NUM_GENERATED, Variant, rows, write
+from goldens import Case, bits, check_output, greedy, log_softmax, open_engine, run
+from reference import FAMILIES, Reference
+
+from quire import _core
+
+VARIANTS = rows()
+GREEDY = greedy(NUM_GENERATED)
+WITH_PROMPT = greedy(NUM_GENERATED, prompt_logprobs=3)
+
+
+@dataclass
+class Answers:
+    """What two engines said to the same prompts."""
+
+    cases: list[Case]
+    alone: list[Any]
+    batched: list[Any]
+    chunked: list[Any]
+    crowded: list[Any]  # all prompts three times
+    warm: list[Any]
+    num_preemptions: int
+    num_cached_tokens: int
+
+
+def reference_cases(variant: Variant) -> list[Case]:
+    model = Reference(variant.config, variant.tensors())
+    return [
+        Case(prompt, log_softmax(model.logits(prompt)), model.greedy(prompt, NUM_GENERATED)[0])
+        for prompt in variant.prompts()
+    ]
+
+
+@pytest.fixture(scope="module", params=VARIANTS, ids=lambda variant: variant.name)
+def answers(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Answers:
+    variant = request.param
+    folder = write(variant, tmp_path_factory.mktemp(variant.name) / "model")
+    cases = reference_cases(variant)
+    try:
+        with open_engine(folder, enable_prefix_caching=False, max_model_len=96) as llm:
+            alone = [run(llm, [case], WITH_PROMPT)[0] for case in cases]
+            batched = run(llm, cases, GREEDY)
+        tight = {"max_num_batched_tokens": 7, "forced_num_gpu_blocks": 12, "block_size": 8, "max_model_len": 96}
+        with open_engine(folder, enable_prefix_caching=True, **tight) as llm:
+            chunked = run(llm, cases, WITH_PROMPT)
+            crowded = run(llm, cases * 3, GREEDY)
+            num_preemptions = llm.llm_engine.stats().num_preemptions
+            before = llm.llm_engine.stats().num_cached_tokens
+            run(llm, cases[2:], GREEDY)
+            warm = run(llm, cases[2:], GREEDY)
+            num_cached_tokens = llm.llm_engine.stats().num_cached_tokens - before
+    finally:
+        remove(folder)
+    return Answers(cases, alone, batched, chunked, crowded, warm, num_preemptions, num_cached_tokens)
+
+
+def remove(folder: Path) -> None:
+    """All checkpoints together would fill a small disk."""
+    for path in folder.iterdir():
+        path.unlink()
+
+
+def test_prompt_logprobs_and_greedy_tokens_match_the_reference(answers: Answers) -> None:
+    for case, output in zip(answers.cases, answers.alone, strict=True):
+        check_output(case, output)
+
+
+def test_batched_together_equals_alone(answers: Answers) -> None:
+    assert [bits(output) for output in answers.batched] == [bits(output) for output in answers.alone]
+
+
+def test_chunked_by_seven_tokens_equals_alone(answers: Answers) -> None:
+    for case, output in zip(answers.cases, answers.chunked, strict=True):
+        check_output(case, output)
+    assert [bits(output) for output in answers.chunked] == [bits(output) for output in answers.alone]
+
+
+def test_preempted_equals_alone(answers: Answers) -> None:
+    assert answers.num_preemptions > 0
+    assert [bits(output) for output in answers.crowded] == [bits(output) for output in answers.alone] * 3
+
+
+def test_warm_prefix_cache_equals_alone(answers: Answers) -> None:
+    assert answers.num_cached_tokens > 0
+    assert [bits(output) for output in answers.warm] == [bits(output) for output in answers.alone[2:]]
+
+
+@pytest.mark.parametrize("architecture", _core.Engine.architectures())
+def test_every_architecture_of_the_engine_has_a_variant(architecture: str) -> None:
+    assert architecture in {variant.architecture for variant in VARIANTS}
+
+
+def test_every_family_of_the_reference_has_a_variant() -> None:
+    assert FAMILIES.keys() == {variant.architecture for variant in VARIANTS}
+
+
+def test_variants_are_told_apart_by_name() -> None:
+    assert len({variant.name for variant in VARIANTS}) == len(VARIANTS)
