@@ -1,4 +1,4 @@
-"""Text to token ids and back, through the models' own libraries: `tokenizers` and `sentencepiece`.
+"""Text to token ids and back, with the libraries `tokenizers` and `sentencepiece`; no code of a model folder is run.
 
 The text of generated outputs does not come from here: the engine makes it itself, token by token.
 """
@@ -35,7 +35,7 @@ class BatchEncoding(dict[str, Any]):
 
 
 class _Library(Protocol):
-    """What JsonTokenizer and SentencePieceTokenizer have in common."""
+    """What FastTokenizer and SentencePieceTokenizer have in common."""
 
     def encode(self, texts: Sequence[str], add_special_tokens: bool) -> list[list[int]]: ...
     def decode(self, ids: Sequence[int], skip_special_tokens: bool) -> str: ...
@@ -55,29 +55,23 @@ class Tokenizer:
 
     @classmethod
     def from_folder(cls, path: str | os.PathLike[str], mode: str = "auto") -> Tokenizer:
-        """Read a model folder's tokenizer.json or, without it, its tokenizer.model (SentencePiece).
+        """Read a model folder's tokenizer.
+
+        The first of these that is there counts: tokenizer.json, a .tiktoken file, tokenizer.model (SentencePiece's or
+        tiktoken's format), vocab.json with merges.txt.
 
         Args:
             mode: "slow" prefers tokenizer.model.
 
         Raises:
             FileNotFoundError: there is no such folder, or none of the files is in it.
-            ValueError: a file is damaged; the message names it.
+            ValueError: a file is damaged, or its tokenizer class is not known; the message names it.
         """
         folder = Path(path)
         if not folder.is_dir():
             raise FileNotFoundError(f"tokenizer={str(path)!r} is not a folder.")
-        json_file, model_file = folder / "tokenizer.json", folder / "tokenizer.model"
-        if not json_file.is_file() and not model_file.is_file():
-            raise FileNotFoundError(_missing(folder))
         config = TokenizerConfig.from_folder(folder)
-        if json_file.is_file() and not (mode == "slow" and model_file.is_file()):
-            from quire.tokenizer_json import JsonTokenizer
-
-            return cls(JsonTokenizer(json_file, config), config)
-        from quire.tokenizer_sentencepiece import SentencePieceTokenizer
-
-        return cls(SentencePieceTokenizer(model_file, config), config)
+        return cls(_read_vocabulary(folder, mode, config), config)
 
     def __repr__(self) -> str:
         return f"Tokenizer({self.name_or_path!r}, {len(self)} tokens)"
@@ -250,11 +244,43 @@ def _checked_text(name: str, text: Any) -> str:
     return checked
 
 
-def _missing(folder: Path) -> str:
-    problem = (
-        f"{str(folder)!r} has neither tokenizer.json nor tokenizer.model. "
-        "Pass tokenizer= with a folder that has one, or skip_tokenizer_init=True to work with token ids"
+def _read_vocabulary(folder: Path, mode: str, config: TokenizerConfig) -> _Library:
+    json_file, model_file = folder / "tokenizer.json", folder / "tokenizer.model"
+    if json_file.is_file() and not (mode == "slow" and model_file.is_file()):
+        from quire.tokenizer_fast import read_tokenizer_json
+
+        return read_tokenizer_json(json_file, config)
+    from quire.tokenizer_tiktoken import is_tiktoken, read_tiktoken
+
+    tiktoken_files = sorted(folder.glob("*.tiktoken"))
+    if len(tiktoken_files) > 1:
+        names = ", ".join(file.name for file in tiktoken_files)
+        raise ValueError(f"[{folder}] has several tiktoken vocabularies: {names}; leave one.")
+    if not tiktoken_files and model_file.is_file() and is_tiktoken(model_file):
+        tiktoken_files = [model_file]
+    if tiktoken_files:
+        return read_tiktoken(tiktoken_files[0], config)
+    if model_file.is_file():
+        from quire.tokenizer_sentencepiece import SentencePieceTokenizer
+
+        return SentencePieceTokenizer(model_file, config)
+    if not all((folder / name).is_file() for name in ("vocab.json", "merges.txt")):
+        raise FileNotFoundError(_missing(folder, config.tokenizer_class))
+    from quire.tokenizer_byte_level import read_vocab_json
+
+    return read_vocab_json(folder, config)
+
+
+def _missing(folder: Path, tokenizer_class: str) -> str:
+    from quire.tokenizer_classes import TIKTOKEN_CLASSES
+
+    kind = TIKTOKEN_CLASSES.get(tokenizer_class)
+    if kind is not None:
+        return (
+            f"{str(folder)!r} has no vocabulary: its tokenizer class {tokenizer_class} reads {kind.default_file}. "
+            "Put that file or a tokenizer.json into the folder, or pass tokenizer= with a folder that has one."
+        )
+    return (
+        f"{str(folder)!r} has no vocabulary: no tokenizer.json, tokenizer.model, .tiktoken file, or vocab.json with "
+        "merges.txt. Pass tokenizer= with a folder that has one, or skip_tokenizer_init=True to work with token ids."
     )
-    if (folder / "vocab.json").is_file():
-        return problem + "; transformers' AutoTokenizer(...).save_pretrained() writes tokenizer.json from vocab.json."
-    return problem + "."
