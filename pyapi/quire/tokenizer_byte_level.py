@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from quire.tokenizer_classes import BYTE_LEVEL_CLASSES
+from quire.tokenizer_classes import BYTE_LEVEL_CLASSES, END_OF_TEXT
 from quire.tokenizer_config import AddedToken, TokenizerConfig, read_object
 from quire.tokenizer_fast import FastTokenizer, refused, surround
 
@@ -94,8 +94,8 @@ def read_vocab_json(folder: Path, config: TokenizerConfig) -> FastTokenizer:
         if token in known_tokens:
             config.special_tokens.setdefault(name, token)
     listed = {token.content for token in added}
-    for content in dict.fromkeys((*config.special_tokens.values(), *config.additional_special_tokens)):
-        if content in vocab and content not in listed:
+    for content in sorted({*config.special_names, END_OF_TEXT} - listed):
+        if content in vocab:
             added.append(AddedToken(content, vocab[content], special=True))
     rules = TextRules(kind.split, kind.normalizes, config.flag("add_prefix_space", False))
     tokenizer, num_ids = build(path, vocab, _read_merges(folder / "merges.txt", vocab), added, rules)
