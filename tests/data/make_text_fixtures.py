@@ -3,10 +3,10 @@
 
     python tests/data/make_text_fixtures.py
 
-Needs tokenizers >= 0.23, sentencepiece and tiktoken. Every folder gets the tokenizer's file and cases.json: lists of ids with the
-library's decoding of every prefix, each written as [bytes shared with the prefix before, the rest]. The C++ tests hold
-the detokenizer against them; the Python tests use the same folders and the libraries themselves. Training breaks ties
-at random, so two runs make different vocabularies; no test depends on one.
+Needs tokenizers >= 0.23, sentencepiece and tiktoken. Every folder gets the tokenizer's files and cases.json: lists of
+ids with the library's decoding of every prefix, each written as [bytes shared with the prefix before, the rest]. The
+C++ tests hold the detokenizer against them; the Python tests use the same folders and the libraries themselves.
+Training breaks ties at random, so two runs make different vocabularies; no test depends on one.
 """
 
 import base64
@@ -281,7 +281,9 @@ def make_vocab_json(name: str) -> None:
     merges = ["#version: 0.2", *(" ".join(merge) for merge in model["merges"])]
     (folder / "merges.txt").write_text("\n".join(merges) + "\n", encoding="utf-8")
     write(folder, "added_tokens.json", added)
-    write(folder, "special_tokens_map.json", {"bos_token": "</s>", "eos_token": {"content": "</s>"}, "pad_token": "<pad>"})
+    write(
+        folder, "special_tokens_map.json", {"bos_token": "</s>", "eos_token": {"content": "</s>"}, "pad_token": "<pad>"}
+    )
     write(folder, "tokenizer_config.json", {"tokenizer_class": "GPT2Tokenizer", "add_bos_token": True})
     tokenizer = Tokenizer(models.BPE.from_file(str(folder / "vocab.json"), str(folder / "merges.txt")))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
