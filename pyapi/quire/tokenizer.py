@@ -5,13 +5,20 @@ The text of generated outputs does not come from here: the engine makes it itsel
 
 from __future__ import annotations
 
+import functools
+import logging
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from quire.checks import as_text
-from quire.tokenizer_config import TokenizerConfig
+from quire.tokenizer_config import TokenizerConfig, read_object
+
+if TYPE_CHECKING:
+    from quire.chat_defaults import ChatDefault
+
+logger = logging.getLogger("quire")
 
 MAX_CHARACTERS = 1 << 24
 """The longest text that is encoded: some four million tokens."""
@@ -51,6 +58,7 @@ class Tokenizer:
     def __init__(self, library: _Library, config: TokenizerConfig) -> None:
         self._library = library
         self._config = config
+        self._noted_default = False
         self.name_or_path = str(config.folder)
 
     @classmethod
@@ -194,9 +202,38 @@ class Tokenizer:
 
     @property
     def chat_template(self) -> str | dict[str, str] | None:
-        """The model's chat template in jinja2; a dict by name if it has several, None if it has none."""
+        """The model's chat template in jinja2; a dict by name if it has several, None if it has none.
+
+        Where the folder carries none, it is the one that the family's authors publish elsewhere, if they do.
+        """
         templates = self._config.chat_templates
+        if not templates and self._chat_default is not None:
+            return self._chat_default.template
         return templates.get("default") if set(templates) <= {"default"} else dict(templates)
+
+    @functools.cached_property
+    def _chat_default(self) -> ChatDefault | None:
+        from quire.chat_defaults import find_chat_default
+
+        model = read_object(self._config.folder / "config.json")
+        names = (self._config.folder.name, model.get("_name_or_path"), self._config.fields.get("name_or_path"))
+        return find_chat_default(model, " ".join(map(str, names)), self._library)
+
+    def _token_variables(self, default: ChatDefault) -> dict[str, str]:
+        return {name: self._library.token_of(token_id) or "" for name, token_id in default.token_ids.items()}
+
+    def chat_ends(self) -> tuple[list[int], list[str]]:
+        """What ends an answer in the family's chat format, besides the model's end-of-text tokens: ids and texts.
+
+        Texts that are no tokens count only where the format itself is the default one.
+        """
+        if self._chat_default is None:
+            return [], []
+        tokens = self._token_variables(self._chat_default)
+        ends = [tokens.get(end, end) for end in self._chat_default.ends]
+        ids = {end: self._library.id_of(end) for end in ends}
+        texts = [end for end in ends if ids[end] is not None or not self._config.chat_templates]
+        return [token_id for token_id in ids.values() if token_id is not None], texts
 
     def apply_chat_template(
         self,
@@ -221,9 +258,14 @@ class Tokenizer:
         """
         from quire.chat import choose_template, render
 
-        template = choose_template(self._config.chat_templates, chat_template, with_tools=tools is not None)
+        templates, tokens = self._config.chat_templates, {}
+        if not templates and chat_template is None and self._chat_default is not None:
+            templates, tokens = {"default": self._chat_default.template}, self._token_variables(self._chat_default)
+            self._note_default(self._chat_default.name)
+        template = choose_template(templates, chat_template, with_tools=tools is not None)
         variables = {
             **self.special_tokens_map,
+            **tokens,
             **template_kwargs,
             "tools": tools,
             "documents": documents,
@@ -232,6 +274,11 @@ class Tokenizer:
         text = render(template, conversation, variables)
         # The template writes the special tokens itself.
         return self.encode(text, add_special_tokens=False) if tokenize else text
+
+    def _note_default(self, name: str) -> None:
+        if not self._noted_default:
+            self._noted_default = True
+            logger.info("%s has no chat template; its authors' published default is used: %s", self.name_or_path, name)
 
 
 def _checked_text(name: str, text: Any) -> str:
