@@ -126,11 +126,13 @@ class SentencePieceClass:
     """Tokens in front of every text."""
     only_behind: Mapping[str, str] = field(default_factory=dict)
     """Appended tokens that look like words: in a text they count behind this token only."""
+    role_ids: tuple[int, ...] = ()
+    """Pieces that begin a message, whose text is encoded by itself, if the model calls them reserved."""
 
 
 SENTENCEPIECE_CLASSES: Mapping[str, SentencePieceClass] = {
     # Source: baichuan-inc/Baichuan2-7B-Base:tokenizer_config.json.
-    "BaichuanTokenizer": SentencePieceClass(adds_bos=False),
+    "BaichuanTokenizer": SentencePieceClass(adds_bos=False, role_ids=(195, 196)),
     # ChatGLM 2 has the same without the last four. Source: THUDM/chatglm3-6b:tokenization_chatglm.py.
     "ChatGLMTokenizer": SentencePieceClass(
         special_tokens={**_LLAMA_SPECIAL_TOKENS, "pad_token": "<unk>"},

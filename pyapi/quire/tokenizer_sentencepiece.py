@@ -32,7 +32,7 @@ class SentencePieceTokenizer:
             if self._piece_id(token) is not None:
                 config.special_tokens.setdefault(name, token)
         self._special = {*config.special_tokens.values(), *config.additional_special_tokens}
-        listed = [*config.added_tokens, *self._appended_tokens(kind, config)]
+        listed = [*config.added_tokens, *self._appended_tokens(kind, config), *self._role_tokens(kind)]
         self._added = {token.content: token for token in self._added_tokens(listed)}
         self._by_id = {token.id: token for token in listed if not self._is_piece(token)}
         self._special_words = {token.id for token in listed if token.special and self._is_word(token)}
@@ -57,6 +57,12 @@ class SentencePieceTokenizer:
             if token_id not in ids and content not in contents:
                 yield AddedToken(content, token_id, special=True)
 
+    def _role_tokens(self, kind: SentencePieceClass) -> Iterator[AddedToken]:
+        for token_id in kind.role_ids:
+            piece = self._piece(token_id)
+            if piece is not None and piece.startswith("<reserved_"):
+                yield AddedToken(piece, token_id)
+
     def _added_tokens(self, listed: Sequence[AddedToken]) -> Iterator[AddedToken]:
         """Those that are listed, and the special tokens, which the model itself has."""
         yield from listed
@@ -69,6 +75,9 @@ class SentencePieceTokenizer:
         """The model's id of a piece; the library gives every other text the id of <unk>."""
         token_id = int(self._processor.piece_to_id(piece))
         return token_id if self._processor.id_to_piece(token_id) == piece else None
+
+    def _piece(self, token_id: int) -> str | None:
+        return str(self._processor.id_to_piece(token_id)) if 0 <= token_id < self._num_pieces else None
 
     def _is_piece(self, token: AddedToken) -> bool:
         known = token.id is not None and token.id < self._num_pieces
@@ -161,7 +170,7 @@ class SentencePieceTokenizer:
         token = self._by_id.get(token_id)
         if token is not None:
             return token.content
-        return str(self._processor.id_to_piece(token_id)) if 0 <= token_id < self._num_pieces else None
+        return self._piece(token_id)
 
     def vocabulary(self) -> dict[str, int]:
         pieces = {str(self._processor.id_to_piece(token_id)): token_id for token_id in range(self._num_pieces)}
