@@ -4,8 +4,8 @@
 
 #include "core/check.h"
 #include "core/quote.h"
-#include "text/added_tokens.h"
 #include "text/protobuf_reader.h"
+#include "text/tokenizer_class.h"
 #include "text/tokenizer_files.h"
 #include "text/utf8.h"
 
@@ -27,7 +27,7 @@ class ModelReader {
  public:
   explicit ModelReader(const std::string& path) : place_(path), tokens_(path) {}
 
-  TokenizerFiles read(std::string_view message, const std::vector<AddedToken>& added);
+  TokenizerFiles read(std::string_view message, const TokenizerSettings& settings);
 
  private:
   void read_settings(std::string_view message);
@@ -133,7 +133,7 @@ void ModelReader::read_settings(std::string_view message) {
   }
 }
 
-TokenizerFiles ModelReader::read(std::string_view message, const std::vector<AddedToken>& added) {
+TokenizerFiles ModelReader::read(std::string_view message, const TokenizerSettings& settings) {
   read_settings(message);
   ProtobufReader reader(message, place_);
   for (ProtobufField field; reader.next(field);) {
@@ -141,7 +141,7 @@ TokenizerFiles ModelReader::read(std::string_view message, const std::vector<Add
   }
   QUIRE_REQUIRE(tokens_.size() > 0, ErrorKind::kInvalidArgument, "[", place_,
                 "] not a SentencePiece model: it has no pieces");
-  for (const AddedToken& token : added) add(token);
+  for (const AddedToken& token : all_added_tokens(settings, tokens_.size())) add(token);
   SentencePieceStep step;
   step.drops_first_space = proto_.add_dummy_prefix || proto_.remove_extra_whitespaces;
   step.drops_all_first = proto_.remove_extra_whitespaces;
@@ -150,9 +150,9 @@ TokenizerFiles ModelReader::read(std::string_view message, const std::vector<Add
 
 }  // namespace
 
-TokenizerFiles parse_sentencepiece_model(std::string_view bytes, const std::vector<AddedToken>& added,
+TokenizerFiles parse_sentencepiece_model(std::string_view bytes, const TokenizerSettings& settings,
                                          const std::string& path) {
-  return ModelReader(path).read(bytes, added);
+  return ModelReader(path).read(bytes, settings);
 }
 
 }  // namespace quire

@@ -6,9 +6,9 @@
 #include <vector>
 
 #include "quire/vocabulary.h"
-#include "text/added_tokens.h"
 #include "text/decode_steps.h"
 #include "text/token_table.h"
+#include "text/tokenizer_settings.h"
 
 namespace quire {
 
@@ -25,8 +25,17 @@ struct TokenizerFiles {
 TokenizerFiles parse_tokenizer_json(std::string_view text, const std::string& path);
 
 /// Read a SentencePiece model and the tokens that were added to it. Raises: as above.
-TokenizerFiles parse_sentencepiece_model(std::string_view bytes, const std::vector<AddedToken>& added,
+TokenizerFiles parse_sentencepiece_model(std::string_view bytes, const TokenizerSettings& settings,
                                          const std::string& path);
+
+/// Whether a file looks like a tiktoken vocabulary; GLM-4 has one under the name tokenizer.model.
+bool is_tiktoken(std::string_view bytes);
+
+/// Read a tiktoken vocabulary: lines of a token in base64 and its rank. Raises: as above, naming the line.
+TokenizerFiles parse_tiktoken(std::string_view text, TokenizerSettings settings, const std::string& path);
+
+/// Read GPT-2's vocab.json; its merges.txt is not needed for decoding. Raises: as above.
+TokenizerFiles parse_vocab_json(std::string_view text, const TokenizerSettings& settings, const std::string& path);
 
 std::shared_ptr<const Vocabulary> make_vocabulary(TokenizerFiles files);
 

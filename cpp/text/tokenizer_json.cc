@@ -8,12 +8,11 @@
 #include "text/content_normalizer.h"
 #include "text/decoder_json.h"
 #include "text/json_fields.h"
+#include "text/prepared_tokens.h"
 #include "text/tokenizer_files.h"
 
 namespace quire {
 namespace {
-
-constexpr size_t kMaxTokenBytes = 1 << 16;
 
 /// Moves the steps at the front that treat every piece alike, so that they can be applied once, to the table.
 std::vector<DecodeStep> take_static_steps(std::vector<DecodeStep>& steps) {
@@ -30,29 +29,18 @@ std::vector<DecodeStep> take_static_steps(std::vector<DecodeStep>& steps) {
 class TokenReader {
  public:
   TokenReader(const JsonFile& file, std::vector<DecodeStep> static_steps)
-      : root_(file.root()), prepare_(std::move(static_steps)), tokens_(file.path) {}
+      : root_(file.root()), tokens_(file.path, std::move(static_steps)) {}
 
   void read_model();
   void read_added_tokens();
-  TokenTable take() && { return std::move(tokens_); }
+  TokenTable take() && { return std::move(tokens_).take(); }
 
  private:
-  void set(int64_t id, std::string_view text, bool special, const std::string& place);
   std::unordered_map<std::string_view, int64_t> ids_of_added_tokens() const;
 
   JsonField root_;
-  Pipeline prepare_;
-  TokenTable tokens_;
-  std::string prepared_;
+  PreparedTokens tokens_;
 };
-
-void TokenReader::set(int64_t id, std::string_view text, bool special, const std::string& place) {
-  QUIRE_REQUIRE(text.size() <= kMaxTokenBytes, ErrorKind::kInvalidArgument, place, " has too long a token: id=", id,
-                ", expected=at most ", kMaxTokenBytes, " bytes");
-  prepared_.clear();
-  prepare_.push(Piece{.text = text}, prepared_);
-  tokens_.set(id, Piece{.text = prepared_}, special);
-}
 
 /// `vocab` is an object of ids, or for Unigram a list of [token, score].
 void TokenReader::read_model() {
@@ -64,18 +52,11 @@ void TokenReader::read_model() {
       const std::string* token = entry == nullptr || entry->empty() ? nullptr : entry->front().as_string();
       QUIRE_REQUIRE(token != nullptr, ErrorKind::kInvalidArgument, vocab.place, "[", id,
                     "] must be a list of a token and its score");
-      set(static_cast<int64_t>(id), *token, false, vocab.place);
+      tokens_.set(static_cast<int64_t>(id), *token, false, vocab.place);
     }
     return;
   }
-  for (const auto& [token, value] : vocab.object()) {
-    const int64_t* id = value.as_int();
-    QUIRE_REQUIRE(id != nullptr && *id >= 0 && *id <= TokenTable::kMaxId, ErrorKind::kInvalidArgument, vocab.place,
-                  " has a token whose id is no integer in [0, ", TokenTable::kMaxId, "]: token=", in_quotes(token));
-    QUIRE_REQUIRE(!tokens_.has(static_cast<int32_t>(*id)), ErrorKind::kInvalidArgument, vocab.place,
-                  " has two tokens with one id: token=", in_quotes(token), ", id=", *id);
-    set(*id, token, false, vocab.place);
-  }
+  tokens_.read_object(vocab);
 }
 
 /// The model's ids for those added tokens that it has.
@@ -114,7 +95,7 @@ void TokenReader::read_added_tokens() {
     if (id < 0) id = next_id++;
     const bool special = token.member("special").boolean();
     const bool normalized = token.member("normalized").boolean();
-    set(id, normalized ? normalizer.normalized(content) : content, special, added.place);
+    tokens_.set(id, normalized ? normalizer.normalized(content) : content, special, added.place);
   }
 }
 

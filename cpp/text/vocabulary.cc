@@ -6,6 +6,7 @@
 
 #include "core/check.h"
 #include "core/mapped_file.h"
+#include "text/tokenizer_class.h"
 #include "text/tokenizer_files.h"
 
 namespace quire {
@@ -104,6 +105,29 @@ bool is_file(const std::filesystem::path& path) {
   return std::filesystem::is_regular_file(path, ignored);
 }
 
+/// The folder's .tiktoken file, or an empty path. Raises: kInvalidArgument if there are several.
+std::filesystem::path tiktoken_file(const std::filesystem::path& folder) {
+  std::filesystem::path found;
+  std::error_code error;
+  for (const auto& entry : std::filesystem::directory_iterator(folder, error)) {
+    if (entry.path().extension() != ".tiktoken" || !is_file(entry.path())) continue;
+    QUIRE_REQUIRE(found.empty(), ErrorKind::kInvalidArgument, "[", folder.string(),
+                  "] several tiktoken vocabularies: leave one");
+    found = entry.path();
+  }
+  return found;
+}
+
+void require_vocab_json(const std::string& path, const std::string& folder, const TokenizerSettings& settings) {
+  if (is_file(path)) return;
+  const std::string_view file = vocabulary_file(settings.tokenizer_class);
+  QUIRE_REQUIRE(file.empty(), ErrorKind::kNotFound, "[", folder, "] no vocabulary there: its tokenizer class ",
+                settings.tokenizer_class, " reads ", file, ", put that file or a tokenizer.json into the folder");
+  QUIRE_REQUIRE(false, ErrorKind::kNotFound, "[", folder,
+                "] no tokenizer.json, tokenizer.model, .tiktoken file or vocab.json there: give the folder of the "
+                "tokenizer, or do without text (tokenizer=..., skip_tokenizer_init=True)");
+}
+
 }  // namespace
 
 std::shared_ptr<const Vocabulary> make_vocabulary(TokenizerFiles files) {
@@ -116,11 +140,18 @@ std::shared_ptr<const Vocabulary> Vocabulary::from_folder(const std::string& fol
     const std::string path = (base / "tokenizer.json").string();
     return make_vocabulary(parse_tokenizer_json(read_text_file(path), path));
   }
-  const std::string path = (base / "tokenizer.model").string();
-  QUIRE_REQUIRE(is_file(path), ErrorKind::kNotFound, "[", folder,
-                "] no tokenizer.json or tokenizer.model there: give the folder of the tokenizer, or do without text "
-                "(tokenizer=..., skip_tokenizer_init=True)");
-  return make_vocabulary(parse_sentencepiece_model(read_text_file(path), read_added_tokens(folder), path));
+  const TokenizerSettings settings = read_tokenizer_settings(folder);
+  if (const std::string path = tiktoken_file(base).string(); !path.empty()) {
+    return make_vocabulary(parse_tiktoken(read_text_file(path), settings, path));
+  }
+  if (const std::string path = (base / "tokenizer.model").string(); is_file(path)) {
+    const std::string bytes = read_text_file(path);
+    if (is_tiktoken(bytes)) return make_vocabulary(parse_tiktoken(bytes, settings, path));
+    return make_vocabulary(parse_sentencepiece_model(bytes, settings, path));
+  }
+  const std::string path = (base / "vocab.json").string();
+  require_vocab_json(path, folder, settings);
+  return make_vocabulary(parse_vocab_json(read_text_file(path), settings, path));
 }
 
 }  // namespace quire

@@ -55,6 +55,7 @@ def _path(name: str, value: Any) -> str:
 
 
 PATH = Kind(_path, str, "FOLDER")
+GENERATION_CONFIG = Kind(_path, str, "{auto,vllm,FOLDER}")
 DTYPE = Kind(_dtype, str, "{auto,half,float16,bfloat16,float,float32}")
 SHARE = Kind(_utilization, float, "X")
 LOAD_FORMAT = one_of("auto", "pt", "safetensors", "npcache", "dummy")
@@ -155,6 +156,11 @@ class EngineArgs:
     logprobs_mode: str = described(
         "processed_logprobs", one_of(*_LOGPROBS_MODES), "log-probabilities after or before sampling parameters act"
     )
+    generation_config: str = described(
+        "auto",
+        GENERATION_CONFIG,
+        "whose generation_config.json gives sampling parameters that are not set: the model's, nobody's, or a folder's",
+    )
     max_queued_requests: int = described(2**20, at_least(1, INT64), "requests that may wait or run at a time")
 
     def __post_init__(self) -> None:
@@ -185,6 +191,22 @@ class EngineArgs:
     def tokenizer_folder(self) -> str:
         """The folder of the tokenizer files; as model_folder()."""
         return self.model_folder() if self.tokenizer is None else existing_folder("tokenizer", self.tokenizer)
+
+    def default_sampling(self) -> dict[str, Any]:
+        """The sampling parameters that generation_config recommends, by name.
+
+        Raises: FileNotFoundError if a folder was given and has no such file; ValueError naming file and field.
+        """
+        from quire.generation_config import FILE_NAME, recommended_sampling
+
+        if self.generation_config == "vllm":
+            return {}
+        if self.generation_config == "auto":
+            return recommended_sampling(self.model_folder())
+        folder = existing_folder("generation_config", self.generation_config, "a folder with generation_config.json")
+        if not os.path.isfile(os.path.join(folder, FILE_NAME)):
+            raise FileNotFoundError(f"generation_config={self.generation_config!r} has no {FILE_NAME}.")
+        return recommended_sampling(folder)
 
     def core_config(self) -> _core.EngineConfig:
         """Translate the values for the engine.
@@ -234,7 +256,9 @@ _SAME_NAME = (
 )
 
 
-def existing_folder(name: str, path: str) -> str:
+def existing_folder(
+    name: str, path: str, needed: str = "a local folder with config.json, weights and tokenizer files"
+) -> str:
     """The path with ~ resolved.
 
     Raises: FileNotFoundError, in one line that says what is needed.
@@ -242,7 +266,7 @@ def existing_folder(name: str, path: str) -> str:
     folder = os.path.expanduser(path)
     if os.path.isdir(folder):
         return folder
-    needed = "a local folder with config.json, weights and tokenizer files is needed"
+    needed += " is needed"
     if os.path.isfile(folder):
         raise FileNotFoundError(f"{name}={path!r} is a file; {needed}, give the folder that holds it.")
     if path.count("/") == 1 and not path.startswith((".", "/", "~")):

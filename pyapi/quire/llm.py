@@ -17,7 +17,7 @@ from quire.engine_view import EngineView
 from quire.generation import EngineHandle, RequestStream, run_batch
 from quire.outputs import RequestOutput
 from quire.prompts import encode_prompts, read_prompts, read_sampling
-from quire.sampling import SamplingParams, default_sampling
+from quire.sampling import SamplingParams
 
 if TYPE_CHECKING:
     from quire import _core
@@ -36,11 +36,13 @@ class LLM:
             storyteller runs, a small model that writes little stories.
         tokenizer: folder of the tokenizer, if it is not the model's.
         tokenizer_mode: "auto", or "slow" to prefer tokenizer.model (SentencePiece).
-        trust_remote_code: accepted; code from a model folder is never run.
+        trust_remote_code: accepted, without effect; code from a model folder is never run.
         dtype: type of weights and KV cache: "auto", "float32" ("float"), "bfloat16", "float16" ("half").
         seed: seed of the requests that bring none.
         **kwargs: any other field of EngineArgs: max_model_len, max_num_seqs, enable_prefix_caching, num_threads,
-            kv_cache_memory_bytes, skip_tokenizer_init ...
+            kv_cache_memory_bytes, skip_tokenizer_init ... and generation_config, which says whose
+            generation_config.json calls without sampling parameters follow: "auto" (the model's), "vllm" (nobody's:
+            SamplingParams()), or a folder. End-of-text tokens are always the model's.
 
     The other arguments concern GPUs: they are checked and accepted.
 
@@ -48,7 +50,6 @@ class LLM:
         FileNotFoundError: no such folder, or a file is missing in it.
         ValueError: a value or a file is wrong; the message names field and value.
         NotImplementedError: something is not offered, an unknown architecture for instance.
-        RuntimeError: the model needs its own code run, and trust_remote_code is False.
         MemoryError: weights and KV cache do not fit.
 
     Thread safety: all methods, close() excepted. `with LLM() as llm:` gives all memory back at the end, as close()
@@ -106,14 +107,14 @@ class LLM:
         from quire import _core
 
         config = arguments.core_config()
-        self._model_folder = config.model
+        self._arguments = arguments
         self._tokenizer: Any = None
         # The engine checks all files of the folder before it reads a weight, so its errors come first.
         try:
             core = _core.Engine.create(config)
-        except NotImplementedError:
-            if not arguments.trust_remote_code and _brings_code(config.model):
-                raise RuntimeError(_remote_code_message(config.model)) from None
+        except NotImplementedError as error:
+            if _brings_code(config.model):
+                raise NotImplementedError(f"{error} {_REMOTE_CODE}") from None
             raise
         finally:
             engine_log.forward()
@@ -154,8 +155,16 @@ class LLM:
         self.llm_engine.tokenizer = tokenizer
 
     def get_default_sampling_params(self) -> SamplingParams:
-        """What the model's generation_config.json recommends; SamplingParams() where it says nothing."""
-        return SamplingParams(**default_sampling(self._model_folder))
+        """What generation_config recommends; SamplingParams() where it says nothing. Calls without parameters use it.
+
+        Raises: ValueError naming file and field that is not usable.
+        """
+        return SamplingParams(**self._arguments.default_sampling())
+
+    def _sampling(self, sampling_params: Any, num_prompts: int) -> list[SamplingParams]:
+        if sampling_params is None:
+            sampling_params = self.get_default_sampling_params()
+        return read_sampling(sampling_params, num_prompts)
 
     def generate(
         self,
@@ -171,7 +180,7 @@ class LLM:
         Args:
             prompts: a string, a dict {"prompt": text} or {"prompt_token_ids": ids}, a list of token ids, or a list
                 of these.
-            sampling_params: one for all prompts or a list with one for each; None: SamplingParams().
+            sampling_params: one for all prompts or a list with one for each; None: get_default_sampling_params().
             prompt_token_ids: one list of ids per prompt; with `prompts` too, the ids count and the text is shown in
                 the output.
             use_tqdm: show a progress bar; a function like tqdm is called to make it.
@@ -189,7 +198,7 @@ class LLM:
             raise NotImplementedError("multi_modal_data is not offered; use text prompts.")
         engine = self._running()
         items = read_prompts(prompts, prompt_token_ids)
-        sampling = read_sampling(sampling_params, len(items))
+        sampling = self._sampling(sampling_params, len(items))
         encode_prompts(items, None if self._tokenizer is None else self._tokenizer.encode)
         return run_batch(engine, items, sampling, use_tqdm)
 
@@ -211,7 +220,7 @@ class LLM:
         if len(items) != 1:
             raise ValueError(f"stream() takes one prompt, got {len(items)}; generate() takes many.")
         encode_prompts(items, None if self._tokenizer is None else self._tokenizer.encode)
-        return RequestStream(engine, items[0], read_sampling(sampling_params, 1)[0])
+        return RequestStream(engine, items[0], self._sampling(sampling_params, 1)[0])
 
     def chat(
         self,
@@ -244,7 +253,8 @@ class LLM:
             **(chat_template_kwargs or {}),
         }
         prompts = [self._render(conversation, **template) for conversation in conversations]
-        return self.generate(prompts, sampling_params, use_tqdm=use_tqdm, lora_request=lora_request)
+        sampling = self._chat_sampling(self._sampling(sampling_params, len(prompts)), chat_template)
+        return self.generate(prompts, sampling, use_tqdm=use_tqdm, lora_request=lora_request)
 
     def stream_chat(
         self,
@@ -255,7 +265,16 @@ class LLM:
         """Answer one conversation, as stream() does for a prompt."""
         self._running()
         prompt = self._render(messages, chat_template=chat_template, add_generation_prompt=True)
-        return self.stream(prompt, sampling_params)
+        return self.stream(prompt, self._chat_sampling(self._sampling(sampling_params, 1), chat_template)[0])
+
+    def _chat_sampling(self, sampling: list[SamplingParams], chat_template: str | None) -> list[SamplingParams]:
+        """The parameters, with what ends an answer in the model's own chat format."""
+        if chat_template is not None or not hasattr(self._tokenizer, "chat_ends"):
+            return sampling
+        token_ids, texts = self._tokenizer.chat_ends()
+        # Parameters that prompts share stay shared; what is none of ours is refused later, with its name.
+        ended = {id(one): one.ended_by(token_ids, texts) for one in sampling if isinstance(one, SamplingParams)}
+        return [ended.get(id(one), one) for one in sampling]
 
     def _render(self, messages: list[dict[str, Any]], **template: Any) -> dict[str, Any]:
         """Text and ids of a conversation. The template writes the special tokens itself, so encoding adds none."""
@@ -303,9 +322,7 @@ def _brings_code(folder: str) -> bool:
     return isinstance(config, dict) and "auto_map" in config
 
 
-def _remote_code_message(folder: str) -> str:
-    return (
-        f"The model in {folder!r} is of an architecture that quire does not know, and its configuration asks to run "
-        "Python code of its own. quire never runs code from a model folder, with trust_remote_code=True neither; "
-        "`quire info --families` lists the architectures it knows."
-    )
+_REMOTE_CODE = (
+    "The model brings Python code of its own, but quire never runs code from a model folder, whatever "
+    "trust_remote_code says; `quire info --families` lists the architectures it knows."
+)

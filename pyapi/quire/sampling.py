@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from enum import IntEnum
@@ -261,6 +259,16 @@ class SamplingParams:
             return SamplingType.GREEDY
         return SamplingType.RANDOM if self.seed is None else SamplingType.RANDOM_SEED
 
+    def ended_by(self, token_ids: list[int], texts: list[str]) -> SamplingParams:
+        """The same with more that ends a text, unless it is not to end by itself (ignore_eos)."""
+        if self.ignore_eos or not (token_ids or texts):
+            return self
+        changed = self.clone()
+        changed.verify()
+        changed.stop_token_ids = list(dict.fromkeys([*(changed.stop_token_ids or []), *token_ids]))
+        changed.stop = list(dict.fromkeys([*(changed.stop or []), *texts]))
+        return changed
+
     def clone(self) -> SamplingParams:
         """A deep copy that shares the logits processors, which may be large or impossible to copy."""
         shared = {id(processor): processor for processor in self.logits_processors or []}
@@ -309,36 +317,3 @@ _CORE_FIELDS = tuple(
         "logit_bias",
     }
 )
-
-
-# generation_config.json's name -> ours.
-_RECOMMENDED = {
-    "temperature": "temperature",
-    "top_p": "top_p",
-    "top_k": "top_k",
-    "min_p": "min_p",
-    "repetition_penalty": "repetition_penalty",
-    "max_new_tokens": "max_tokens",
-}
-
-
-def default_sampling(folder: str) -> dict[str, Any]:
-    """Sampling parameters that the model's generation_config.json recommends; empty if there is no such file.
-
-    Raises: ValueError naming the file.
-    """
-    path = os.path.join(folder, "generation_config.json")
-    try:
-        with open(path, encoding="utf-8") as file:
-            config = json.load(file)
-        if not isinstance(config, dict):
-            raise ValueError("it holds no JSON object")
-        values = {ours: config[theirs] for theirs, ours in _RECOMMENDED.items() if config.get(theirs) is not None}
-        if values.get("top_k") == 0:  # means "all" there
-            values["top_k"] = -1
-        SamplingParams(**values)
-    except FileNotFoundError:
-        return {}
-    except ValueError as error:
-        raise ValueError(f"{path} is not usable: {error}") from None
-    return values

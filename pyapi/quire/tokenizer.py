@@ -1,17 +1,24 @@
-"""Text to token ids and back, through the models' own libraries: `tokenizers` and `sentencepiece`.
+"""Text to token ids and back, with the libraries `tokenizers` and `sentencepiece`; no code of a model folder is run.
 
 The text of generated outputs does not come from here: the engine makes it itself, token by token.
 """
 
 from __future__ import annotations
 
+import functools
+import logging
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from quire.checks import as_text
-from quire.tokenizer_config import TokenizerConfig
+from quire.tokenizer_config import TokenizerConfig, read_object
+
+if TYPE_CHECKING:
+    from quire.chat_defaults import ChatDefault
+
+logger = logging.getLogger("quire")
 
 MAX_CHARACTERS = 1 << 24
 """The longest text that is encoded: some four million tokens."""
@@ -35,7 +42,7 @@ class BatchEncoding(dict[str, Any]):
 
 
 class _Library(Protocol):
-    """What JsonTokenizer and SentencePieceTokenizer have in common."""
+    """What FastTokenizer and SentencePieceTokenizer have in common."""
 
     def encode(self, texts: Sequence[str], add_special_tokens: bool) -> list[list[int]]: ...
     def decode(self, ids: Sequence[int], skip_special_tokens: bool) -> str: ...
@@ -51,33 +58,28 @@ class Tokenizer:
     def __init__(self, library: _Library, config: TokenizerConfig) -> None:
         self._library = library
         self._config = config
+        self._noted_default = False
         self.name_or_path = str(config.folder)
 
     @classmethod
     def from_folder(cls, path: str | os.PathLike[str], mode: str = "auto") -> Tokenizer:
-        """Read a model folder's tokenizer.json or, without it, its tokenizer.model (SentencePiece).
+        """Read a model folder's tokenizer.
+
+        The first of these that is there counts: tokenizer.json, a .tiktoken file, tokenizer.model (SentencePiece's or
+        tiktoken's format), vocab.json with merges.txt.
 
         Args:
             mode: "slow" prefers tokenizer.model.
 
         Raises:
             FileNotFoundError: there is no such folder, or none of the files is in it.
-            ValueError: a file is damaged; the message names it.
+            ValueError: a file is damaged, or its tokenizer class is not known; the message names it.
         """
         folder = Path(path)
         if not folder.is_dir():
             raise FileNotFoundError(f"tokenizer={str(path)!r} is not a folder.")
-        json_file, model_file = folder / "tokenizer.json", folder / "tokenizer.model"
-        if not json_file.is_file() and not model_file.is_file():
-            raise FileNotFoundError(_missing(folder))
         config = TokenizerConfig.from_folder(folder)
-        if json_file.is_file() and not (mode == "slow" and model_file.is_file()):
-            from quire.tokenizer_json import JsonTokenizer
-
-            return cls(JsonTokenizer(json_file, config), config)
-        from quire.tokenizer_sentencepiece import SentencePieceTokenizer
-
-        return cls(SentencePieceTokenizer(model_file, config), config)
+        return cls(_read_vocabulary(folder, mode, config), config)
 
     def __repr__(self) -> str:
         return f"Tokenizer({self.name_or_path!r}, {len(self)} tokens)"
@@ -200,9 +202,38 @@ class Tokenizer:
 
     @property
     def chat_template(self) -> str | dict[str, str] | None:
-        """The model's chat template in jinja2; a dict by name if it has several, None if it has none."""
+        """The model's chat template in jinja2; a dict by name if it has several, None if it has none.
+
+        Where the folder carries none, it is the one that the family's authors publish elsewhere, if they do.
+        """
         templates = self._config.chat_templates
+        if not templates and self._chat_default is not None:
+            return self._chat_default.template
         return templates.get("default") if set(templates) <= {"default"} else dict(templates)
+
+    @functools.cached_property
+    def _chat_default(self) -> ChatDefault | None:
+        from quire.chat_defaults import find_chat_default
+
+        model = read_object(self._config.folder / "config.json")
+        names = (self._config.folder.name, model.get("_name_or_path"), self._config.fields.get("name_or_path"))
+        return find_chat_default(model, " ".join(map(str, names)), self._library)
+
+    def _token_variables(self, default: ChatDefault) -> dict[str, str]:
+        return {name: self._library.token_of(token_id) or "" for name, token_id in default.token_ids.items()}
+
+    def chat_ends(self) -> tuple[list[int], list[str]]:
+        """What ends an answer in the family's chat format, besides the model's end-of-text tokens: ids and texts.
+
+        Texts that are no tokens count only where the format itself is the default one.
+        """
+        if self._chat_default is None:
+            return [], []
+        tokens = self._token_variables(self._chat_default)
+        ends = [tokens.get(end, end) for end in self._chat_default.ends]
+        ids = {end: self._library.id_of(end) for end in ends}
+        texts = [end for end in ends if ids[end] is not None or not self._config.chat_templates]
+        return [token_id for token_id in ids.values() if token_id is not None], texts
 
     def apply_chat_template(
         self,
@@ -227,9 +258,14 @@ class Tokenizer:
         """
         from quire.chat import choose_template, render
 
-        template = choose_template(self._config.chat_templates, chat_template, with_tools=tools is not None)
+        templates, tokens = self._config.chat_templates, {}
+        if not templates and chat_template is None and self._chat_default is not None:
+            templates, tokens = {"default": self._chat_default.template}, self._token_variables(self._chat_default)
+            self._note_default(self._chat_default.name)
+        template = choose_template(templates, chat_template, with_tools=tools is not None)
         variables = {
             **self.special_tokens_map,
+            **tokens,
             **template_kwargs,
             "tools": tools,
             "documents": documents,
@@ -238,6 +274,11 @@ class Tokenizer:
         text = render(template, conversation, variables)
         # The template writes the special tokens itself.
         return self.encode(text, add_special_tokens=False) if tokenize else text
+
+    def _note_default(self, name: str) -> None:
+        if not self._noted_default:
+            self._noted_default = True
+            logger.info("%s has no chat template; its authors' published default is used: %s", self.name_or_path, name)
 
 
 def _checked_text(name: str, text: Any) -> str:
@@ -250,11 +291,43 @@ def _checked_text(name: str, text: Any) -> str:
     return checked
 
 
-def _missing(folder: Path) -> str:
-    problem = (
-        f"{str(folder)!r} has neither tokenizer.json nor tokenizer.model. "
-        "Pass tokenizer= with a folder that has one, or skip_tokenizer_init=True to work with token ids"
+def _read_vocabulary(folder: Path, mode: str, config: TokenizerConfig) -> _Library:
+    json_file, model_file = folder / "tokenizer.json", folder / "tokenizer.model"
+    if json_file.is_file() and not (mode == "slow" and model_file.is_file()):
+        from quire.tokenizer_fast import read_tokenizer_json
+
+        return read_tokenizer_json(json_file, config)
+    from quire.tokenizer_tiktoken import is_tiktoken, read_tiktoken
+
+    tiktoken_files = sorted(folder.glob("*.tiktoken"))
+    if len(tiktoken_files) > 1:
+        names = ", ".join(file.name for file in tiktoken_files)
+        raise ValueError(f"[{folder}] has several tiktoken vocabularies: {names}; leave one.")
+    if not tiktoken_files and model_file.is_file() and is_tiktoken(model_file):
+        tiktoken_files = [model_file]
+    if tiktoken_files:
+        return read_tiktoken(tiktoken_files[0], config)
+    if model_file.is_file():
+        from quire.tokenizer_sentencepiece import SentencePieceTokenizer
+
+        return SentencePieceTokenizer(model_file, config)
+    if not all((folder / name).is_file() for name in ("vocab.json", "merges.txt")):
+        raise FileNotFoundError(_missing(folder, config.tokenizer_class))
+    from quire.tokenizer_byte_level import read_vocab_json
+
+    return read_vocab_json(folder, config)
+
+
+def _missing(folder: Path, tokenizer_class: str) -> str:
+    from quire.tokenizer_classes import TIKTOKEN_CLASSES
+
+    kind = TIKTOKEN_CLASSES.get(tokenizer_class)
+    if kind is not None:
+        return (
+            f"{str(folder)!r} has no vocabulary: its tokenizer class {tokenizer_class} reads {kind.default_file}. "
+            "Put that file or a tokenizer.json into the folder, or pass tokenizer= with a folder that has one."
+        )
+    return (
+        f"{str(folder)!r} has no vocabulary: no tokenizer.json, tokenizer.model, .tiktoken file, or vocab.json with "
+        "merges.txt. Pass tokenizer= with a folder that has one, or skip_tokenizer_init=True to work with token ids."
     )
-    if (folder / "vocab.json").is_file():
-        return problem + "; transformers' AutoTokenizer(...).save_pretrained() writes tokenizer.json from vocab.json."
-    return problem + "."

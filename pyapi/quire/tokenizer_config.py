@@ -33,6 +33,8 @@ class TokenizerConfig:
     special_tokens: dict[str, str] = field(default_factory=dict)
     """bos_token, eos_token and so on: those that the tokenizer has."""
     additional_special_tokens: list[str] = field(default_factory=list)
+    special_names: set[str] = field(default_factory=set)
+    """Every token that a field of either file names."""
     added_tokens: list[AddedToken] = field(default_factory=list)
     chat_templates: dict[str, str] = field(default_factory=dict)
     """By name; the usual one is called "default"."""
@@ -65,11 +67,16 @@ class TokenizerConfig:
     @property
     def tokenizer_class(self) -> str:
         """The transformers class without its ending Fast; empty if the file does not say."""
-        return str(self.fields.get("tokenizer_class") or "").removesuffix("Fast")
+        name = self.fields.get("tokenizer_class")
+        if name is not None and not isinstance(name, str):
+            path = self.folder / "tokenizer_config.json"
+            raise ValueError(f"[{path}] tokenizer_class must be a string, got {name!r}.")
+        return (name or "").removesuffix("Fast")
 
     def _read_special_tokens(self) -> None:
         """tokenizer_config.json counts before special_tokens_map.json."""
         older = read_object(self.special_map)
+        self.special_names = {*self._named_special(self.fields), *self._named_special(older)}
         for name in SPECIAL_NAMES:
             token = _content(self.fields.get(name)) or _content(older.get(name))
             if token:
@@ -81,10 +88,9 @@ class TokenizerConfig:
     def _read_added_tokens(self) -> None:
         decoder = self.fields.get("added_tokens_decoder")
         if decoder is None:
-            special = {*self._named_special(self.fields), *self._named_special(read_object(self.special_map))}
             path = self.folder / "added_tokens.json"
             for content, token_id in read_object(path).items():
-                self._add(path, AddedToken(content, token_id, special=content in special))
+                self._add(path, AddedToken(content, token_id, special=content in self.special_names))
             return
         path = self.folder / "tokenizer_config.json"
         if not isinstance(decoder, dict):

@@ -6,16 +6,14 @@ Source: huggingface/transformers:src/transformers/models/llama/tokenization_llam
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from quire.tokenizer_classes import SENTENCEPIECE_CLASSES, SentencePieceClass
 from quire.tokenizer_config import AddedToken, TokenizerConfig
 
 SPACE = "▁"
-
-# LlamaTokenizer's.
-_DEFAULT_SPECIAL_TOKENS = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
 
 # `normalizer_spec { add_dummy_prefix: false }` of ModelProto in protobuf's wire format: behind a model, it counts.
 _NO_DUMMY_PREFIX = b"\x1a\x02\x18\x00"
@@ -29,16 +27,19 @@ class SentencePieceTokenizer:
         self._processor = _processor(path)
         self._encoder = self._processor if self._legacy else _processor(path, _NO_DUMMY_PREFIX)
         self._num_pieces = int(self._processor.vocab_size())
-        for name, token in _DEFAULT_SPECIAL_TOKENS.items():
+        kind = SENTENCEPIECE_CLASSES.get(config.tokenizer_class, SentencePieceClass())
+        for name, token in kind.special_tokens.items():
             if self._piece_id(token) is not None:
                 config.special_tokens.setdefault(name, token)
         self._special = {*config.special_tokens.values(), *config.additional_special_tokens}
-        self._added = {token.content: token for token in self._added_tokens(config)}
-        self._by_id = {token.id: token for token in config.added_tokens if not self._is_piece(token)}
-        self._special_words = {token.id for token in config.added_tokens if token.special and self._is_word(token)}
-        self._splitter = _splitter(self._added)
+        listed = [*config.added_tokens, *self._appended_tokens(kind, config), *self._role_tokens(kind)]
+        self._added = {token.content: token for token in self._added_tokens(listed)}
+        self._by_id = {token.id: token for token in listed if not self._is_piece(token)}
+        self._special_words = {token.id for token in listed if token.special and self._is_word(token)}
+        self._splitter = _splitter(self._added, kind.only_behind)
         self._add_prefix_space = config.flag("add_prefix_space", True)
-        self._bos = self._wanted_ids(config, "bos_token", default=True)
+        prefix = [token_id for token_id in map(self.id_of, kind.prefix) if token_id is not None]
+        self._bos = prefix + self._wanted_ids(config, "bos_token", default=kind.adds_bos)
         self._eos = self._wanted_ids(config, "eos_token", default=False)
         self._unknown = config.special_tokens.get("unk_token", "<unk>")
         self._num_unknown_pieces = len(self._encoder.encode(self._unknown))
@@ -48,11 +49,24 @@ class SentencePieceTokenizer:
         token_id = self.id_of(config.special_tokens.get(name, ""))
         return [token_id] if token_id is not None and config.flag(f"add_{name}", default) else []
 
-    def _added_tokens(self, config: TokenizerConfig) -> Iterator[AddedToken]:
-        """Those that the files list, and the special tokens, which the model itself has."""
-        yield from config.added_tokens
-        listed = {token.content for token in config.added_tokens}
-        for content in sorted(self._special - listed):
+    def _appended_tokens(self, kind: SentencePieceClass, config: TokenizerConfig) -> Iterator[AddedToken]:
+        """Those that the class numbers behind the pieces, unless the files list them."""
+        ids = {token.id for token in config.added_tokens}
+        contents = {token.content for token in config.added_tokens}
+        for token_id, content in enumerate(kind.appended, start=self._num_pieces):
+            if token_id not in ids and content not in contents:
+                yield AddedToken(content, token_id, special=True)
+
+    def _role_tokens(self, kind: SentencePieceClass) -> Iterator[AddedToken]:
+        for token_id in kind.role_ids:
+            piece = self._piece(token_id)
+            if piece is not None and piece.startswith("<reserved_"):
+                yield AddedToken(piece, token_id)
+
+    def _added_tokens(self, listed: Sequence[AddedToken]) -> Iterator[AddedToken]:
+        """Those that are listed, and the special tokens, which the model itself has."""
+        yield from listed
+        for content in sorted(self._special - {token.content for token in listed}):
             token_id = self._piece_id(content)
             if token_id is not None:
                 yield AddedToken(content, token_id, special=True)
@@ -61,6 +75,9 @@ class SentencePieceTokenizer:
         """The model's id of a piece; the library gives every other text the id of <unk>."""
         token_id = int(self._processor.piece_to_id(piece))
         return token_id if self._processor.id_to_piece(token_id) == piece else None
+
+    def _piece(self, token_id: int) -> str | None:
+        return str(self._processor.id_to_piece(token_id)) if 0 <= token_id < self._num_pieces else None
 
     def _is_piece(self, token: AddedToken) -> bool:
         known = token.id is not None and token.id < self._num_pieces
@@ -153,7 +170,7 @@ class SentencePieceTokenizer:
         token = self._by_id.get(token_id)
         if token is not None:
             return token.content
-        return str(self._processor.id_to_piece(token_id)) if 0 <= token_id < self._num_pieces else None
+        return self._piece(token_id)
 
     def vocabulary(self) -> dict[str, int]:
         pieces = {str(self._processor.id_to_piece(token_id)): token_id for token_id in range(self._num_pieces)}
@@ -175,9 +192,10 @@ def _processor(path: Path, settings: bytes = b"") -> Any:
     return processor
 
 
-def _splitter(contents: dict[str, AddedToken]) -> re.Pattern[str] | None:
+def _splitter(contents: Iterable[str], only_behind: Mapping[str, str]) -> re.Pattern[str] | None:
     """Finds added tokens in a text, at each place the longest."""
-    if not contents:
-        return None
     longest_first = sorted(contents, key=len, reverse=True)
-    return re.compile("(" + "|".join(map(re.escape, longest_first)) + ")")
+    if not longest_first:
+        return None
+    conditions = {content: f"(?<={re.escape(before)})" for content, before in only_behind.items()}
+    return re.compile("(" + "|".join(conditions.get(text, "") + re.escape(text) for text in longest_first) + ")")

@@ -3,12 +3,13 @@
 
     python tests/data/make_text_fixtures.py
 
-Needs tokenizers >= 0.23 and sentencepiece. Every folder gets the tokenizer's file and cases.json: lists of ids with the
-library's decoding of every prefix, each written as [bytes shared with the prefix before, the rest]. The C++ tests hold
-the detokenizer against them; the Python tests use the same folders and the libraries themselves. Training breaks ties
-at random, so two runs make different vocabularies; no test depends on one.
+Needs tokenizers >= 0.23, sentencepiece and tiktoken. Every folder gets the tokenizer's files and cases.json: lists of
+ids with the library's decoding of every prefix, each written as [bytes shared with the prefix before, the rest]. The
+C++ tests hold the detokenizer against them; the Python tests use the same folders and the libraries themselves.
+Training breaks ties at random, so two runs make different vocabularies; no test depends on one.
 """
 
+import base64
 import io
 import json
 import os
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import sentencepiece
+import tiktoken
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 HERE = Path(__file__).resolve().parent / "text"
@@ -238,6 +240,71 @@ def make_sentencepiece(name: str, settings: dict[str, Any]) -> None:
     write(folder, "cases.json", make_cases(name, size, [processor.encode(text) for text in TEXTS], decode, [True]))
 
 
+def learned_byte_level() -> Any:
+    """Vocabulary and merges of a small byte-level BPE, the bytes in front."""
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    learner = Tokenizer(models.BPE())
+    learner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    learner.train_from_iterator(TEXTS, trainers.BpeTrainer(vocab_size=420, initial_alphabet=alphabet))
+    return json.loads(learner.to_str())["model"]
+
+
+def make_tiktoken(name: str) -> None:
+    """A vocabulary of Qwen's kind, whose special tokens stand in no file."""
+    folder = HERE / name
+    folder.mkdir(parents=True, exist_ok=True)
+    bytes_of = {stand_in: bytes([byte]) for byte, stand_in in enumerate(stand_ins())}
+    ranks = {b"".join(map(bytes_of.__getitem__, token)): rank for token, rank in learned_byte_level()["vocab"].items()}
+    lines = [b"%s %d\n" % (base64.b64encode(token), rank) for token, rank in ranks.items()]
+    (folder / "qwen.tiktoken").write_bytes(b"".join(lines))
+    write(folder, "tokenizer_config.json", {"tokenizer_class": "QWenTokenizer"})
+    names = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", *(f"<|extra_{number}|>" for number in range(205))]
+    special = {content: len(ranks) + index for index, content in enumerate(names)}
+    encoding = tiktoken.Encoding(name, pat_str=r"\S+|\s+", mergeable_ranks=ranks, special_tokens=special)
+
+    def decode(ids: list[int], skip: bool) -> str:
+        return encoding.decode([token for token in ids if token < (len(ranks) if skip else encoding.n_vocab)])
+
+    encoded = [encoding.encode_ordinary(text) for text in TEXTS]
+    write(folder, "cases.json", make_cases(name, encoding.n_vocab, encoded, decode, [True, False]))
+
+
+def make_vocab_json(name: str) -> None:
+    """GPT-2's pair of files with an added token in its own file, as OPT and Phi have them."""
+    folder = HERE / name
+    folder.mkdir(parents=True, exist_ok=True)
+    model = learned_byte_level()
+    tokens = ["<s>", "<pad>", "</s>", *sorted(model["vocab"], key=model["vocab"].get)]
+    vocab = {token: index for index, token in enumerate(tokens)}
+    added = {"        ": len(tokens), "<tool>": len(tokens) + 1}
+    write(folder, "vocab.json", vocab)
+    merges = ["#version: 0.2", *(" ".join(merge) for merge in model["merges"])]
+    (folder / "merges.txt").write_text("\n".join(merges) + "\n", encoding="utf-8")
+    write(folder, "added_tokens.json", added)
+    write(
+        folder, "special_tokens_map.json", {"bos_token": "</s>", "eos_token": {"content": "</s>"}, "pad_token": "<pad>"}
+    )
+    write(folder, "tokenizer_config.json", {"tokenizer_class": "GPT2Tokenizer", "add_bos_token": True})
+    tokenizer = Tokenizer(models.BPE.from_file(str(folder / "vocab.json"), str(folder / "merges.txt")))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_tokens([AddedToken(content, normalized=False) for content in added])
+    tokenizer.add_special_tokens(["</s>", "<pad>"])
+    encoded = [tokenizer.encode(text).ids for text in TEXTS]
+
+    def decode(ids: list[int], skip: bool) -> str:
+        return str(tokenizer.decode(ids, skip_special_tokens=skip))
+
+    write(folder, "cases.json", make_cases(name, tokenizer.get_vocab_size(), encoded, decode, [True, False]))
+
+
+def stand_ins() -> list[str]:
+    """GPT-2's printable characters for the bytes, in order."""
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = iter(range(0x100, 0x200))
+    return [chr(byte if byte in printable else next(others)) for byte in range(256)]
+
+
 def main() -> None:
     make_tokenizer("byte_level", byte_level(), {"bos_token": "<|endoftext|>", "eos_token": "<|endoftext|>"})
     make_tokenizer("byte_fallback", byte_fallback(), {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"})
@@ -246,6 +313,8 @@ def main() -> None:
         make_tokenizer(f"small_{name}", small(decoder))
     for name, settings in SENTENCEPIECE_MODELS.items():
         make_sentencepiece(name, settings)
+    make_tiktoken("tiktoken")
+    make_vocab_json("vocab_json")
 
 
 if __name__ == "__main__":

@@ -60,7 +60,14 @@ DEFAULTS: dict[str, Any] = {
     "enable_chunked_prefill": False,
 }
 
-ADDITIONS = {"skip_tokenizer_init", "num_threads", "kv_cache_memory_bytes", "logprobs_mode", "max_queued_requests"}
+ADDITIONS = {
+    "skip_tokenizer_init",
+    "num_threads",
+    "generation_config",
+    "kv_cache_memory_bytes",
+    "logprobs_mode",
+    "max_queued_requests",
+}
 
 INVALID: list[tuple[str, Any]] = [
     ("model", 5),

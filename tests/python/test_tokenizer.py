@@ -153,6 +153,48 @@ def test_sentencepiece_text_is_split_at_added_tokens(tmp_path: Path) -> None:
     assert tokenizer.decode(ids) == "dog<|im_start|> dog<tool><tool>er"
 
 
+@pytest.mark.parametrize(
+    ("tokenizer_class", "adds_bos"),
+    [("BaichuanTokenizer", False), ("InternLMTokenizer", True), ("InternLM2Tokenizer", True), ("OrionTokenizer", True)],
+)
+def test_sentencepiece_class_decides_about_bos_where_the_folder_does_not(
+    tmp_path: Path, tokenizer_class: str, adds_bos: bool
+) -> None:
+    tokenizer = Tokenizer.from_folder(sentencepiece_folder(tmp_path, tokenizer_class=tokenizer_class))
+    plain = tokenizer.encode("The dog", add_special_tokens=False)
+    assert tokenizer.encode("The dog") == [1] * adds_bos + plain
+    for wanted in (True, False):
+        sentencepiece_folder(tmp_path, tokenizer_class=tokenizer_class, add_bos_token=wanted)
+        assert Tokenizer.from_folder(tmp_path).encode("The dog") == [1] * wanted + plain
+
+
+def test_chatglm_numbers_its_own_tokens_and_puts_two_in_front(tmp_path: Path) -> None:
+    size = len(Tokenizer.from_folder(sentencepiece_folder(tmp_path)))
+    tokenizer = Tokenizer.from_folder(sentencepiece_folder(tmp_path, tokenizer_class="ChatGLMTokenizer"))
+    assert len(tokenizer) == size + 9 and tokenizer.vocab_size == size
+    dog = tokenizer.encode("dog", add_special_tokens=False)
+    assert tokenizer.encode("dog") == [size + 1, size + 3, *dog]
+    assert tokenizer.convert_ids_to_tokens(range(size, size + 9)) == [
+        "[MASK]", "[gMASK]", "[sMASK]", "sop", "eop", "<|system|>", "<|user|>", "<|assistant|>", "<|observation|>",
+    ]  # fmt: skip
+    assert tokenizer.encode("[gMASK]sop<|user|>dog", add_special_tokens=False) == [size + 1, size + 3, size + 6, *dog]
+    assert tokenizer.decode([size + 1, size + 3, *dog, size + 6], skip_special_tokens=True) == "dog"
+
+
+def test_a_word_with_sop_in_it_stays_a_word(tmp_path: Path) -> None:
+    tokenizer = Tokenizer.from_folder(sentencepiece_folder(tmp_path, tokenizer_class="ChatGLMTokenizer"))
+    plain = Tokenizer.from_folder(sentencepiece_folder(tmp_path, tokenizer_class="BaichuanTokenizer"))
+    assert tokenizer.encode("philosophy eop", add_special_tokens=False) == plain.encode("philosophy eop")
+
+
+def test_gemma_names_its_special_tokens_in_its_own_way(tmp_path: Path) -> None:
+    added = {"1": {"content": "<bos>", "special": True}}
+    fields = {"tokenizer_class": "GemmaTokenizer", "bos_token": "<bos>", "added_tokens_decoder": added}
+    tokenizer = Tokenizer.from_folder(sentencepiece_folder(tmp_path, **fields))
+    assert tokenizer.encode("The dog")[0] == 1
+    assert tokenizer.eos_token is None  # "</s>" is a word there
+
+
 def test_newer_llama_behaviour_puts_no_space_behind_special_tokens(tmp_path: Path) -> None:
     old = Tokenizer.from_folder(sentencepiece_folder(tmp_path, legacy=True))
     new = Tokenizer.from_folder(sentencepiece_folder(tmp_path, legacy=False))
@@ -195,11 +237,11 @@ def test_long_texts_of_one_word_are_encoded(byte_level: Tokenizer) -> None:
 
 
 def test_folder_without_tokenizer_files_says_what_to_do(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"neither tokenizer\.json nor .*tokenizer=.*skip_tokenizer_init=True"):
-        Tokenizer.from_folder(tmp_path)
-    (tmp_path / "vocab.json").write_text("{}")
-    with pytest.raises(FileNotFoundError, match="save_pretrained"):
-        Tokenizer.from_folder(tmp_path)
+    for names in ([], ["vocab.json"]):
+        for name in names:
+            (tmp_path / name).write_text("{}")
+        with pytest.raises(FileNotFoundError, match=r"no tokenizer\.json, .*tokenizer=.*skip_tokenizer_init=True"):
+            Tokenizer.from_folder(tmp_path)
     with pytest.raises(FileNotFoundError, match="nowhere.*is not a folder"):
         Tokenizer.from_folder(tmp_path / "nowhere")
 

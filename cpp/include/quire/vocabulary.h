@@ -35,8 +35,9 @@ class Detokenizer {
 /// Encoding text into ids is the tokenizer libraries' work and happens outside the engine.
 class Vocabulary {
  public:
-  /// Read `tokenizer.json` or, where there is none, `tokenizer.model` (SentencePiece) from a model folder.
-  /// Raises: kNotFound with neither file, kInvalidArgument naming file and field, kUnsupported for a decoder that is
+  /// Read a model folder's vocabulary: the first that is there of `tokenizer.json`, a `.tiktoken` file,
+  /// `tokenizer.model` (SentencePiece's or tiktoken's format) and `vocab.json` (GPT-2's).
+  /// Raises: kNotFound with none of them, kInvalidArgument naming file and field, kUnsupported for a decoder that is
   /// not known.
   static std::shared_ptr<const Vocabulary> from_folder(const std::string& folder);
 

@@ -19,7 +19,7 @@ from quire.arguments import EngineArgs
 from quire.cli import EXIT_ERROR, UsageError
 from quire.commands import console
 from quire.commands.flags import add_engine_flags, add_sampling_flags, given
-from quire.sampling import SamplingParams, core_sampling, default_sampling
+from quire.sampling import SamplingParams, core_sampling
 
 if TYPE_CHECKING:
     from quire.llm import LLM
@@ -88,7 +88,7 @@ def sampling_params(options: argparse.Namespace, arguments: EngineArgs, defaults
     Without --seed each run draws another text, so a seed is chosen here, where it can be shown.
     """
     from_flags = given(options, SamplingParams)
-    recommended = default_sampling(arguments.model_folder())
+    recommended = arguments.default_sampling()
     try:
         SamplingParams(**from_flags)
         params = SamplingParams(**{**defaults, **recommended, **from_flags})

@@ -34,7 +34,30 @@ int read_json(const uint8_t* data, size_t size) {
 int read_model(const uint8_t* data, size_t size) {
   expect_read_or_refused([=] {
     const std::string_view bytes(reinterpret_cast<const char*>(data), size);
-    decode_everything(*make_vocabulary(parse_sentencepiece_model(bytes, {{.id = 300, .content = "<x>"}}, "model")));
+    const TokenizerSettings settings = {
+        .tokenizer_class = "ChatGLMTokenizer", .added = {{.id = 300, .content = "<x>"}}, .special_names = {}};
+    decode_everything(*make_vocabulary(parse_sentencepiece_model(bytes, settings, "model")));
+  });
+  return 0;
+}
+
+int read_tiktoken(const uint8_t* data, size_t size) {
+  expect_read_or_refused([=] {
+    const std::string_view text(reinterpret_cast<const char*>(data), size);
+    const TokenizerSettings settings = {
+        .tokenizer_class = "QWenTokenizer", .added = {{.id = 300, .content = "<x>"}}, .special_names = {}};
+    is_tiktoken(text);
+    decode_everything(*make_vocabulary(parse_tiktoken(text, settings, "qwen.tiktoken")));
+  });
+  return 0;
+}
+
+int read_vocab(const uint8_t* data, size_t size) {
+  expect_read_or_refused([=] {
+    const std::string_view text(reinterpret_cast<const char*>(data), size);
+    const TokenizerSettings settings = {
+        .tokenizer_class = {}, .added = {{.id = 300, .content = "<x>"}}, .special_names = {"Ġ"}};
+    decode_everything(*make_vocabulary(parse_vocab_json(text, settings, "vocab.json")));
   });
   return 0;
 }
@@ -89,6 +112,19 @@ TEST(Readers, mutated_sentencepiece_model_is_read_or_refused) {
                                            "\x18\x06",
                                            "\x18\x03"};
   run_mutations(Mutator(fixture_files("tokenizer.model"), tokens, 2), kNumMutations, read_model);
+}
+
+TEST(Readers, mutated_tiktoken_vocabulary_is_read_or_refused) {
+  const std::vector<std::string> tokens = {
+      " ",     "\n", "\r\n", "=",  "==",        "=A==",      "IQ== 0\n",
+      " -1\n", "/+", "\xff", "\0", "4194303\n", "4194304\n", "99999999999999999999"};
+  run_mutations(Mutator(fixture_files("qwen.tiktoken"), tokens, 3), kNumMutations, read_tiktoken);
+}
+
+TEST(Readers, mutated_vocab_json_is_read_or_refused) {
+  const std::vector<std::string> tokens = {"null",  "[]",    "{}",       "0",       "-1",  "4194303",
+                                           "1e999", "\"\":", "\"Ġ\":1,", "\\ud800", "\xff"};
+  run_mutations(Mutator(fixture_files("vocab.json"), tokens, 4), kNumMutations, read_vocab);
 }
 
 TEST(Readers, replacements_cannot_blow_up_a_small_file) {

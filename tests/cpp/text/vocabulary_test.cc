@@ -166,9 +166,21 @@ TEST(Vocabulary, sentencepiece_folder_reads_the_older_list_of_added_tokens) {
   EXPECT_EQ(decoded(*vocabulary, {size, size + 1, size + 2}, false), "<pad><tool><cls>");
 }
 
+TEST(Vocabulary, tokens_that_chatglm_numbers_itself_stand_behind_the_pieces) {
+  TemporaryFolder folder;
+  folder.write("tokenizer.model", read_text_file(data_path("text/sentencepiece_bpe/tokenizer.model")));
+  const int32_t size = Vocabulary::from_folder(folder.path())->size();
+  folder.write("tokenizer_config.json", R"({"tokenizer_class":"ChatGLMTokenizer","added_tokens_decoder":{
+      ")" + std::to_string(size + 6) + R"(":{"content":"<|user|>","special":false}}})");
+  const auto vocabulary = Vocabulary::from_folder(folder.path());
+  EXPECT_EQ(vocabulary->size(), size + 9);
+  EXPECT_EQ(decoded(*vocabulary, {size + 1, size + 3, size + 6, size + 8}, false), "[gMASK]sop<|user|><|observation|>");
+  EXPECT_EQ(decoded(*vocabulary, {size + 1, size + 3, size + 6, size + 8}, true), "<|user|>");
+}
+
 TEST(Vocabulary, file_that_is_no_sentencepiece_model_is_refused) {
   TemporaryFolder folder;
-  for (const std::string content : {"", "IQ== 0\nIg== 1\n",
+  for (const std::string content : {"", "no model\n",
                                     "\x0a\x05"
                                     "ab"}) {
     folder.write("tokenizer.model", content);

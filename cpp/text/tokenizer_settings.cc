@@ -1,9 +1,9 @@
-#include "text/added_tokens.h"
+#include "text/tokenizer_settings.h"
 
 #include <charconv>
 #include <filesystem>
 #include <optional>
-#include <set>
+#include <string_view>
 
 #include "core/check.h"
 #include "core/mapped_file.h"
@@ -66,20 +66,36 @@ std::vector<AddedToken> from_list(const JsonField& list, const std::set<std::str
   return tokens;
 }
 
+std::string class_name(const JsonField& field) {
+  if (!field.present()) return {};
+  constexpr std::string_view kFast = "Fast";
+  std::string name = field.string();
+  if (name.ends_with(kFast)) name.erase(name.size() - kFast.size());
+  return name;
+}
+
 }  // namespace
 
-std::vector<AddedToken> read_added_tokens(const std::string& folder) {
+TokenizerSettings read_tokenizer_settings(const std::string& folder) {
   const std::filesystem::path base(folder);
-  std::set<std::string> special;
-  if (const std::optional<JsonFile> config = read_if_there(base / "tokenizer_config.json")) {
-    const JsonField decoder = config->root().member("added_tokens_decoder");
-    if (decoder.present()) return from_decoder(decoder);
-    note_special(*config, special);
+  TokenizerSettings settings;
+  if (const std::optional<JsonFile> map = read_if_there(base / "special_tokens_map.json")) {
+    note_special(*map, settings.special_names);
   }
-  const std::optional<JsonFile> list = read_if_there(base / "added_tokens.json");
-  if (!list) return {};
-  if (const std::optional<JsonFile> map = read_if_there(base / "special_tokens_map.json")) note_special(*map, special);
-  return from_list(list->root(), special);
+  const std::optional<JsonFile> config = read_if_there(base / "tokenizer_config.json");
+  if (config) {
+    note_special(*config, settings.special_names);
+    settings.tokenizer_class = class_name(config->root().member("tokenizer_class"));
+    const JsonField decoder = config->root().member("added_tokens_decoder");
+    if (decoder.present()) {
+      settings.added = from_decoder(decoder);
+      return settings;
+    }
+  }
+  if (const std::optional<JsonFile> list = read_if_there(base / "added_tokens.json")) {
+    settings.added = from_list(list->root(), settings.special_names);
+  }
+  return settings;
 }
 
 }  // namespace quire
