@@ -75,13 +75,13 @@ TEST_P(RopeTest, pairs_are_rotated_and_the_rest_of_a_head_stays) {
 TEST_P(RopeTest, the_result_may_lie_elsewhere_with_other_strides) {
   constexpr int64_t kPairs = 5;
   constexpr int64_t kHeads = 3;
-  const Tables tables(8, kPairs);
+  Tables tables(8, kPairs);
   const std::vector<int32_t> rows = {6, 1};
   for (const RopeLayout layout : {RopeLayout::kHalf, RopeLayout::kInterleaved}) {
     for (const int64_t rest : {0, 7}) {
       const int64_t dim = 2 * kPairs + rest;
       Floats in_place = Floats::random({2, kHeads, dim}, 3);
-      const Floats x = in_place;
+      Floats x = in_place;
       Floats out = Floats::random({2, kHeads, dim + 4}, 4);
       const Floats before = out;
       RopeArgs args{.x = x.tensor(),

@@ -1,6 +1,7 @@
 #include "weights/parts.h"
 
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "gtest/gtest.h"
@@ -36,16 +37,24 @@ class PartsTest : public testing::Test {
   std::vector<FileTensor> tensors_;
 };
 
+/// A matrix, or a vector if it has no inputs.
+MatchedWeight weight_of(std::vector<int64_t> outputs, int64_t inputs, std::vector<std::string> sources) {
+  MatchedWeight weight;
+  weight.wanted.outputs = std::move(outputs);
+  weight.wanted.inputs = inputs;
+  weight.sources = std::move(sources);
+  return weight;
+}
+
 TEST_F(PartsTest, several_sources_are_the_parts) {
   add("q", {2, 2}, 0);
   add("k", {1, 2}, 10);
-  EXPECT_EQ(parts({.wanted = {.outputs = {2, 1}, .inputs = 2}, .sources = {"q", "k"}}),
-            (std::vector<Values>{{0, 1, 2, 3}, {10, 11}}));
+  EXPECT_EQ(parts(weight_of({2, 1}, 2, {"q", "k"})), (std::vector<Values>{{0, 1, 2, 3}, {10, 11}}));
 }
 
 TEST_F(PartsTest, one_source_holds_them_in_order_or_reversed) {
   add("w", {3, 2}, 0);
-  MatchedWeight weight{.wanted = {.outputs = {2, 1}, .inputs = 2}, .sources = {"w"}};
+  MatchedWeight weight = weight_of({2, 1}, 2, {"w"});
   EXPECT_EQ(parts(weight), (std::vector<Values>{{0, 1, 2, 3}, {4, 5}}));
   weight.split = Split::kReversed;
   EXPECT_EQ(parts(weight), (std::vector<Values>{{2, 3, 4, 5}, {0, 1}}));
@@ -53,7 +62,8 @@ TEST_F(PartsTest, one_source_holds_them_in_order_or_reversed) {
 
 TEST_F(PartsTest, a_transposed_source_is_cut_along_its_columns) {
   add("w", {2, 4}, 0);
-  MatchedWeight weight{.wanted = {.outputs = {2, 2}, .inputs = 2}, .sources = {"w"}, .transposed = true};
+  MatchedWeight weight = weight_of({2, 2}, 2, {"w"});
+  weight.transposed = true;
   EXPECT_EQ(parts(weight), (std::vector<Values>{{0, 1, 4, 5}, {2, 3, 6, 7}}));
   weight.split = Split::kAlternating;
   EXPECT_EQ(parts(weight), (std::vector<Values>{{0, 2, 4, 6}, {1, 3, 5, 7}}));
@@ -63,8 +73,9 @@ TEST_F(PartsTest, kv_heads_keep_their_queries_key_and_value_together) {
   // Two kv heads with two queries each, one component: q q k v, q q k v.
   add("w", {8, 1}, 0);
   add("b", {8}, 20);
-  MatchedWeight weight{
-      .wanted = {.outputs = {4, 2, 2}, .inputs = 1, .kv_heads = 2}, .sources = {"w"}, .split = Split::kByKvHead};
+  MatchedWeight weight = weight_of({4, 2, 2}, 1, {"w"});
+  weight.wanted.kv_heads = 2;
+  weight.split = Split::kByKvHead;
   EXPECT_EQ(parts(weight), (std::vector<Values>{{0, 1}, {4, 5}, {2}, {6}, {3}, {7}}));
   weight.wanted.inputs = 0;
   weight.sources = {"b"};
@@ -79,29 +90,38 @@ TEST_F(PartsTest, experts_have_tensors_of_their_own_or_share_one) {
   }
   add("stacked", {2, 2, 2}, 0);
   add("flat", {4, 2}, 0);
-  const WantedWeight wanted{.outputs = {1, 1}, .inputs = 2, .groups = 2};
-  EXPECT_EQ(parts({.wanted = wanted, .sources = {"gate0", "up0", "gate1", "up1"}, .per_group = true}), expected);
-  EXPECT_EQ(parts({.wanted = wanted, .sources = {"stacked"}}), expected);
-  EXPECT_EQ(parts({.wanted = wanted, .sources = {"flat"}}), expected);
+  MatchedWeight weight = weight_of({1, 1}, 2, {"stacked"});
+  weight.wanted.groups = 2;
+  EXPECT_EQ(parts(weight), expected);
+  weight.sources = {"flat"};
+  EXPECT_EQ(parts(weight), expected);
+  weight.sources = {"gate0", "up0", "gate1", "up1"};
+  weight.per_group = true;
+  EXPECT_EQ(parts(weight), expected);
 }
 
 TEST_F(PartsTest, several_sources_may_each_hold_all_experts) {
   add("w1", {2, 2}, 0);  // an expert's row each
   add("v1", {2, 2}, 10);
-  EXPECT_EQ(parts({.wanted = {.outputs = {1, 1}, .inputs = 2, .groups = 2}, .sources = {"w1", "v1"}}),
-            (std::vector<Values>{{0, 1}, {10, 11}, {2, 3}, {12, 13}}));
+  MatchedWeight weight = weight_of({1, 1}, 2, {"w1", "v1"});
+  weight.wanted.groups = 2;
+  EXPECT_EQ(parts(weight), (std::vector<Values>{{0, 1}, {10, 11}, {2, 3}, {12, 13}}));
 }
 
 TEST_F(PartsTest, biases_of_experts_alternate_like_their_rows) {
   add("b", {2, 4}, 0);
-  EXPECT_EQ(parts({.wanted = {.outputs = {2, 2}, .groups = 2}, .sources = {"b"}, .split = Split::kAlternating}),
-            (std::vector<Values>{{0, 2}, {1, 3}, {4, 6}, {5, 7}}));
+  MatchedWeight weight = weight_of({2, 2}, 0, {"b"});
+  weight.wanted.groups = 2;
+  weight.split = Split::kAlternating;
+  EXPECT_EQ(parts(weight), (std::vector<Values>{{0, 2}, {1, 3}, {4, 6}, {5, 7}}));
 }
 
 TEST_F(PartsTest, one_part_of_every_head_can_be_picked) {
   // Two heads of a key row and two value rows.
   add("kv_b", {6, 1}, 0);
-  MatchedWeight weight{.wanted = {.outputs = {1, 2}, .inputs = 1, .groups = 2, .pick = 0}, .sources = {"kv_b"}};
+  MatchedWeight weight = weight_of({1, 2}, 1, {"kv_b"});
+  weight.wanted.groups = 2;
+  weight.wanted.pick = 0;
   EXPECT_EQ(parts(weight), (std::vector<Values>{{0}, {3}}));
   weight.wanted.pick = 1;
   EXPECT_EQ(parts(weight), (std::vector<Values>{{1, 2}, {4, 5}}));
@@ -112,8 +132,11 @@ TEST_F(PartsTest, weights_per_head_are_rows_of_one_tensor_or_tensors) {
   add("norms.0", {3}, 0);
   add("norms.1", {3}, 3);
   const std::vector<Values> expected = {{0, 1, 2}, {3, 4, 5}};
-  EXPECT_EQ(parts({.wanted = {.outputs = {3, 3}, .rows = 2}, .sources = {"norm"}}), expected);
-  EXPECT_EQ(parts({.wanted = {.outputs = {3, 3}, .rows = 2}, .sources = {"norms.0", "norms.1"}}), expected);
+  MatchedWeight weight = weight_of({3, 3}, 0, {"norm"});
+  weight.wanted.rows = 2;
+  EXPECT_EQ(parts(weight), expected);
+  weight.sources = {"norms.0", "norms.1"};
+  EXPECT_EQ(parts(weight), expected);
 }
 
 }  // namespace
