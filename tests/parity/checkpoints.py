@@ -28,6 +28,25 @@ NUM_GENERATED = 12
 MARGIN = 0.02
 
 
+# Published epsilons are too small to show in the logits; these variants have one that shows where it is read from.
+LARGE_EPSILON = 0.02
+EPSILON_FIELDS = (
+    "rms_norm_eps",
+    "layer_norm_eps",
+    "layer_norm_epsilon",
+    "layernorm_epsilon",
+    "norm_eps",
+    "norm_epsilon",
+)
+WITH_LARGE_EPSILON = """
+    llama_v5_plain aquila2 internlm_20b xverse orion mistral_nemo decilm baichuan_7b baichuan_13b qwen_logn qwen2_yarn
+    qwen3_yarn internlm2_bias phi4 mixtral_window qwen2_moe qwen3_moe deepseek_moe_normalised gpt_oss_v5 gpt2_cerebras
+    gpt_bigcode_multi_head jais_first_names bloom falcon_40b pythia gptj_default_rotary phi_2 chatglm3
+    chatglm_layer_norm gemma_7b gemma2 gemma3_v5 cohere_command_r_plus stablelm2_epoch stablelm2_12b starcoder2_no_bias
+    glm4_32b granite_untied olmo2_7b
+""".split()
+
+
 class Draw:
     """Draws the tensors of one checkpoint. Matrices keep the size of what they multiply, norms lie around one, biases
     are never zero, and all of it is strong enough that a forgotten one shows."""
@@ -102,6 +121,8 @@ def variant(
     names = ("vocab_size", "padded_vocab_size")
     text = config.get("text_config", config)
     num_tokens = next(text[name] for name in names if name in text)
+    if name in WITH_LARGE_EPSILON:
+        config = {field: LARGE_EPSILON if field in EPSILON_FIELDS else value for field, value in config.items()}
     full = {"architectures": [architecture], "bos_token_id": 1, "eos_token_id": 2, "torch_dtype": stored, **config}
     return Variant(name, full, draw, stored, num_tokens)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from checkpoints import NUM_GENERATED, Variant, rows, write
+from checkpoints import MARGIN, NUM_GENERATED, Variant, rows, write
 from goldens import Case, bits, check_output, greedy, log_softmax, open_engine, run
 from reference import FAMILIES, Reference
 
@@ -20,7 +20,9 @@ from quire import _core
 
 VARIANTS = rows()
 GREEDY = greedy(NUM_GENERATED)
-WITH_PROMPT = greedy(NUM_GENERATED, prompt_logprobs=3)
+WITH_PROMPT = greedy(NUM_GENERATED, prompt_logprobs=5)
+# Float32 stays within 5e-5 of the reference here; mistaking one GELU for the other shows as 1e-3.
+TOLERANCE = 2e-4
 
 
 @dataclass
@@ -39,10 +41,13 @@ class Answers:
 
 def reference_cases(variant: Variant) -> list[Case]:
     model = Reference(variant.config, variant.tensors())
-    return [
-        Case(prompt, log_softmax(model.logits(prompt)), model.greedy(prompt, NUM_GENERATED)[0])
-        for prompt in variant.prompts()
-    ]
+    cases = []
+    for prompt in variant.prompts():
+        generated, leads = model.greedy(prompt, NUM_GENERATED)
+        assert min(leads) > MARGIN, f"{variant.name} has changed: python tests/parity/find_seeds.py {variant.name}"
+        logprobs = log_softmax(model.logits(prompt + generated[:-1]))
+        cases.append(Case(prompt, logprobs[: len(prompt)], generated, logprobs[len(prompt) - 1 :]))
+    return cases
 
 
 @pytest.fixture(scope="module", params=VARIANTS, ids=lambda variant: variant.name)
@@ -76,7 +81,7 @@ def remove(folder: Path) -> None:
 
 def test_prompt_logprobs_and_greedy_tokens_match_the_reference(answers: Answers) -> None:
     for case, output in zip(answers.cases, answers.alone, strict=True):
-        check_output(case, output)
+        check_output(case, output, TOLERANCE)
 
 
 def test_batched_together_equals_alone(answers: Answers) -> None:
@@ -85,7 +90,7 @@ def test_batched_together_equals_alone(answers: Answers) -> None:
 
 def test_chunked_by_seven_tokens_equals_alone(answers: Answers) -> None:
     for case, output in zip(answers.cases, answers.chunked, strict=True):
-        check_output(case, output)
+        check_output(case, output, TOLERANCE)
     assert [bits(output) for output in answers.chunked] == [bits(output) for output in answers.alone]
 
 
