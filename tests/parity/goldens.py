@@ -71,8 +71,12 @@ def open_engine(folder: Path, **options: Any) -> LLM:
     return LLM(model=str(folder), skip_tokenizer_init=True, dtype="float32", disable_log_stats=True, **options)
 
 
+def generate(llm: LLM, prompts: list[list[int]], params: SamplingParams) -> list[Any]:
+    return llm.generate(prompt_token_ids=prompts, sampling_params=params, use_tqdm=False)
+
+
 def run(llm: LLM, cases: list[Case], params: SamplingParams) -> list[Any]:
-    return llm.generate(prompt_token_ids=[case.prompt for case in cases], sampling_params=params, use_tqdm=False)
+    return generate(llm, [case.prompt for case in cases], params)
 
 
 def bits(output: Any) -> list[tuple[int, float]]:
