@@ -295,7 +295,9 @@ ROWS = [
         cohere(out=14.0, head=32.0),
         {
             **COHERE,
-            **base(256, 2, 95, 263, eps="layer_norm_eps", num_key_value_heads=2, logit_scale=0.0625, use_qk_norm=False),
+            **base(
+                256, 2, 95, 263, eps="layer_norm_eps", num_key_value_heads=2, logit_scale=0.0625, rope_theta=8000000.0
+            ),
         },
     ),
     variant(
@@ -377,7 +379,7 @@ ROWS = [
         "stablelm_defaults",
         "StableLmForCausalLM",
         draw_stablelm,
-        {"model_type": "stablelm", **base(128, 2, 85, 257, eps=None)},
+        {"model_type": "stablelm", **base(128, 2, 85, 257, eps=None, num_key_value_heads=2)},
     ),
     # bigcode/starcoder2-3b: 12 to 1, heads of 128
     variant(
