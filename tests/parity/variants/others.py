@@ -513,7 +513,7 @@ ROWS = [
             "mlp_hidden_size": 190,
             "vocab_size": 257,
         }
-        | {"embedding_size": 257, "weight_tying": False, "multi_query_attention": False},
+        | {"embedding_size": 257, "weight_tying": False, "multi_query_attention": None},
     ),
     variant(
         "olmo_hf_tied",
