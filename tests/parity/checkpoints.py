@@ -3,6 +3,8 @@
     for variant in rows():
         write(variant, folder / variant.name)
 
+or `python checkpoints.py FOLDER [NAME ...]`, to look at one by hand.
+
 Weights and prompts are drawn from numpy's RandomState, whose streams never change, by the seed in seeds.json. The seed
 is chosen so that greedy tokens are a fair test: along the continuation of each prompt the best logit leads the second
 by more than MARGIN. After adding or changing a variant run `python find_seeds.py`.
@@ -11,6 +13,7 @@ by more than MARGIN. After adding or changing a variant run `python find_seeds.p
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -140,3 +143,9 @@ def write(variant: Variant, folder: Path) -> Path:
     (folder / "config.json").write_text(json.dumps(variant.config, indent=1))
     save_file(variant.tensors(), folder / "model.safetensors", metadata={"format": "pt"})
     return folder
+
+
+if __name__ == "__main__":
+    for row in rows():
+        if not sys.argv[2:] or row.name in sys.argv[2:]:
+            print(write(row, Path(sys.argv[1]) / row.name))

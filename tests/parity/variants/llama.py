@@ -249,7 +249,7 @@ LLAMA_ROWS = [
     one("llama_linear", llama(), base(160, 5, 96, 257, rope_scaling={"type": "linear", "factor": 4.0})),
     one("llama_dynamic", llama(), base(96, 2, 96, 257, rope_scaling={"type": "dynamic", "factor": 2.0})),
     # NousResearch/Yarn-Llama-2-7b-64k
-    one("llama_yarn", llama(), base(128, 4, 96, 257, rope_scaling={**YARN, "finetuned": True, "beta_fast": 4})),
+    one("llama_yarn", llama(), base(128, 4, 96, 257, rope_scaling={**YARN, "finetuned": True, "beta_fast": 2})),
     # transformers 5 saves one field for base and scaling
     one(
         "llama_v5",
