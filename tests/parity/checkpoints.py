@@ -3,6 +3,8 @@
     for variant in rows():
         write(variant, folder / variant.name)
 
+or `python checkpoints.py FOLDER [NAME ...]`, to look at one by hand.
+
 Weights and prompts are drawn from numpy's RandomState, whose streams never change, by the seed in seeds.json. The seed
 is chosen so that greedy tokens are a fair test: along the continuation of each prompt the best logit leads the second
 by more than MARGIN. After adding or changing a variant run `python find_seeds.py`.
@@ -11,6 +13,7 @@ by more than MARGIN. After adding or changing a variant run `python find_seeds.p
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +29,25 @@ SEEDS = Path(__file__).with_name("seeds.json")
 PROMPT_LENGTHS = (5, 19, 40)
 NUM_GENERATED = 12
 MARGIN = 0.02
+
+
+# Published epsilons are too small to show in the logits; these variants have one that shows where it is read from.
+LARGE_EPSILON = 0.02
+EPSILON_FIELDS = (
+    "rms_norm_eps",
+    "layer_norm_eps",
+    "layer_norm_epsilon",
+    "layernorm_epsilon",
+    "norm_eps",
+    "norm_epsilon",
+)
+WITH_LARGE_EPSILON = """
+    llama_v5_plain aquila2 internlm_20b xverse orion mistral_nemo decilm baichuan_7b baichuan_13b qwen_logn qwen2_yarn
+    qwen3_yarn internlm2_bias phi4 mixtral_window qwen2_moe qwen3_moe deepseek_moe_normalised gpt_oss_v5 gpt2_cerebras
+    gpt_bigcode_multi_head jais_first_names bloom falcon_40b pythia gptj_default_rotary phi_2 chatglm3
+    chatglm_layer_norm gemma_7b gemma2 gemma3_v5 cohere_command_r_plus stablelm2_epoch stablelm2_12b starcoder2_no_bias
+    glm4_32b granite_untied olmo2_7b
+""".split()
 
 
 class Draw:
@@ -102,6 +124,8 @@ def variant(
     names = ("vocab_size", "padded_vocab_size")
     text = config.get("text_config", config)
     num_tokens = next(text[name] for name in names if name in text)
+    if name in WITH_LARGE_EPSILON:
+        config = {field: LARGE_EPSILON if field in EPSILON_FIELDS else value for field, value in config.items()}
     full = {"architectures": [architecture], "bos_token_id": 1, "eos_token_id": 2, "torch_dtype": stored, **config}
     return Variant(name, full, draw, stored, num_tokens)
 
@@ -119,3 +143,9 @@ def write(variant: Variant, folder: Path) -> Path:
     (folder / "config.json").write_text(json.dumps(variant.config, indent=1))
     save_file(variant.tensors(), folder / "model.safetensors", metadata={"format": "pt"})
     return folder
+
+
+if __name__ == "__main__":
+    for row in rows():
+        if not sys.argv[2:] or row.name in sys.argv[2:]:
+            print(write(row, Path(sys.argv[1]) / row.name))

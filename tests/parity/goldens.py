@@ -22,6 +22,7 @@ class Case:
     prompt: list[int]
     logprobs: np.ndarray  # [L, V] log-softmax at every position of the prompt
     generated: list[int]
+    generated_logprobs: np.ndarray  # [N, V] from which each token of `generated` was taken
 
 
 def log_softmax(logits: np.ndarray) -> np.ndarray:
@@ -33,24 +34,31 @@ def log_softmax(logits: np.ndarray) -> np.ndarray:
 def load_cases(folder: Path) -> list[Case]:
     """The three prompts of a golden folder."""
     arrays = load_file(folder / "golden.safetensors")
-    return [
-        Case(arrays[f"prompt_{i}"].tolist(), log_softmax(arrays[f"logits_{i}"]), arrays[f"gen_{i}"].tolist())
-        for i in range(3)
-    ]
+    cases = []
+    for i in range(3):
+        logprobs, generated_logprobs = log_softmax(arrays[f"logits_{i}"]), log_softmax(arrays[f"gen_logits_{i}"])
+        cases.append(Case(arrays[f"prompt_{i}"].tolist(), logprobs, arrays[f"gen_{i}"].tolist(), generated_logprobs))
+    return cases
 
 
-def check_output(case: Case, output: Any) -> None:
-    """Hold a RequestOutput with prompt log-probabilities against the reference."""
-    assert output.outputs[0].finish_reason == "length"
-    assert output.outputs[0].token_ids == case.generated
-    if output.prompt_logprobs is None:
-        return
-    assert output.prompt_logprobs[0] is None
-    for position in range(1, len(case.prompt)):
-        for token, logprob in output.prompt_logprobs[position].items():
-            expected = case.logprobs[position - 1, token]
-            assert abs(logprob.logprob - expected) < TOLERANCE, (position, token, logprob.logprob, expected)
-        assert case.prompt[position] in output.prompt_logprobs[position]
+def check_output(case: Case, output: Any, tolerance: float = TOLERANCE) -> None:
+    """Hold a RequestOutput with log-probabilities, perhaps of the prompt too, against the reference."""
+    completion = output.outputs[0]
+    assert completion.finish_reason == "length"
+    assert completion.token_ids == case.generated
+    check_rows(completion.logprobs, case.generated_logprobs, case.generated, tolerance)
+    if output.prompt_logprobs is not None:
+        assert output.prompt_logprobs[0] is None
+        check_rows(output.prompt_logprobs[1:], case.logprobs[:-1], case.prompt[1:], tolerance)
+
+
+def check_rows(rows: list[Any], expected: np.ndarray, tokens: list[int], tolerance: float) -> None:
+    """Each row maps some tokens to their log-probabilities, the token that came among them."""
+    for position, (row, token) in enumerate(zip(rows, tokens, strict=True)):
+        assert token in row
+        for other, logprob in row.items():
+            right = expected[position, other]
+            assert abs(logprob.logprob - right) < tolerance, (position, other, logprob.logprob, right)
 
 
 def greedy(num_tokens: int, prompt_logprobs: int | None = None) -> SamplingParams:
@@ -63,8 +71,12 @@ def open_engine(folder: Path, **options: Any) -> LLM:
     return LLM(model=str(folder), skip_tokenizer_init=True, dtype="float32", disable_log_stats=True, **options)
 
 
+def generate(llm: LLM, prompts: list[list[int]], params: SamplingParams) -> list[Any]:
+    return llm.generate(prompt_token_ids=prompts, sampling_params=params, use_tqdm=False)
+
+
 def run(llm: LLM, cases: list[Case], params: SamplingParams) -> list[Any]:
-    return llm.generate(prompt_token_ids=[case.prompt for case in cases], sampling_params=params, use_tqdm=False)
+    return generate(llm, [case.prompt for case in cases], params)
 
 
 def bits(output: Any) -> list[tuple[int, float]]:

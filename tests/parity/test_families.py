@@ -11,16 +11,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
-from checkpoints import NUM_GENERATED, Variant, rows, write
-from goldens import Case, bits, check_output, greedy, log_softmax, open_engine, run
+from checkpoints import MARGIN, NUM_GENERATED, rows, write
+from goldens import Case, bits, check_output, generate, greedy, log_softmax, open_engine
 from reference import FAMILIES, Reference
 
 from quire import _core
 
 VARIANTS = rows()
 GREEDY = greedy(NUM_GENERATED)
-WITH_PROMPT = greedy(NUM_GENERATED, prompt_logprobs=3)
+WITH_PROMPT = greedy(NUM_GENERATED, prompt_logprobs=5)
+# Float32 stays within 5e-5 of the reference here; mistaking one GELU for the other shows as 1e-3.
+TOLERANCE = 2e-4
 
 
 @dataclass
@@ -31,40 +34,52 @@ class Answers:
     alone: list[Any]
     batched: list[Any]
     chunked: list[Any]
-    crowded: list[Any]  # all prompts three times
+    crowded: list[Any]  # all prompts, over and over
     warm: list[Any]
     num_preemptions: int
     num_cached_tokens: int
 
 
-def reference_cases(variant: Variant) -> list[Case]:
-    model = Reference(variant.config, variant.tensors())
-    return [
-        Case(prompt, log_softmax(model.logits(prompt)), model.greedy(prompt, NUM_GENERATED)[0])
-        for prompt in variant.prompts()
-    ]
+def reference_case(model: Reference, prompt: list[int], tokens: list[int]) -> Case:
+    """What the reference says to the prompt and, token by token, to the engine's continuation of it. If the engine
+    always took what the reference holds best, then the two continuations are the same."""
+    logits = model.logits(prompt + tokens[:-1])
+    logprobs, continued = log_softmax(logits), logits[len(prompt) - 1 :]
+    generated = continued.argmax(axis=-1).tolist()
+    if generated == tokens:
+        second, best = np.partition(continued, -2)[:, -2:].T
+        assert (best - second).min() > MARGIN, "the variant has changed and needs another seed: see find_seeds.py"
+    return Case(prompt, logprobs[: len(prompt)], generated, logprobs[len(prompt) - 1 :])
 
 
 @pytest.fixture(scope="module", params=VARIANTS, ids=lambda variant: variant.name)
 def answers(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Answers:
-    variant = request.param
+    variant, prompts = request.param, request.param.prompts()
     folder = write(variant, tmp_path_factory.mktemp(variant.name) / "model")
-    cases = reference_cases(variant)
     try:
         with open_engine(folder, enable_prefix_caching=False, max_model_len=96) as llm:
-            alone = [run(llm, [case], WITH_PROMPT)[0] for case in cases]
-            batched = run(llm, cases, GREEDY)
+            alone = [generate(llm, [prompt], WITH_PROMPT)[0] for prompt in prompts]
+            batched = generate(llm, prompts, GREEDY)
         tight = {"max_num_batched_tokens": 7, "forced_num_gpu_blocks": 12, "block_size": 8, "max_model_len": 96}
         with open_engine(folder, enable_prefix_caching=True, **tight) as llm:
-            chunked = run(llm, cases, WITH_PROMPT)
-            crowded = run(llm, cases * 3, GREEDY)
-            num_preemptions = llm.llm_engine.stats().num_preemptions
+            chunked = generate(llm, prompts, WITH_PROMPT)
+            crowded: list[Any] = []
+            num_preemptions = 0
+            # On a busy machine the first requests may be done before the last ones come; then there is room for all.
+            while num_preemptions == 0 and len(crowded) < 100:
+                crowded += generate(llm, prompts * 3, GREEDY)
+                num_preemptions = llm.llm_engine.stats().num_preemptions
+            generate(llm, prompts[2:], GREEDY)
             before = llm.llm_engine.stats().num_cached_tokens
-            run(llm, cases[2:], GREEDY)
-            warm = run(llm, cases[2:], GREEDY)
+            warm = generate(llm, prompts[2:], GREEDY)
             num_cached_tokens = llm.llm_engine.stats().num_cached_tokens - before
     finally:
         remove(folder)
+    model = Reference(variant.config, variant.tensors())
+    cases = [
+        reference_case(model, prompt, output.outputs[0].token_ids)
+        for prompt, output in zip(prompts, alone, strict=True)
+    ]
     return Answers(cases, alone, batched, chunked, crowded, warm, num_preemptions, num_cached_tokens)
 
 
@@ -76,7 +91,7 @@ def remove(folder: Path) -> None:
 
 def test_prompt_logprobs_and_greedy_tokens_match_the_reference(answers: Answers) -> None:
     for case, output in zip(answers.cases, answers.alone, strict=True):
-        check_output(case, output)
+        check_output(case, output, TOLERANCE)
 
 
 def test_batched_together_equals_alone(answers: Answers) -> None:
@@ -85,13 +100,14 @@ def test_batched_together_equals_alone(answers: Answers) -> None:
 
 def test_chunked_by_seven_tokens_equals_alone(answers: Answers) -> None:
     for case, output in zip(answers.cases, answers.chunked, strict=True):
-        check_output(case, output)
+        check_output(case, output, TOLERANCE)
     assert [bits(output) for output in answers.chunked] == [bits(output) for output in answers.alone]
 
 
 def test_preempted_equals_alone(answers: Answers) -> None:
     assert answers.num_preemptions > 0
-    assert [bits(output) for output in answers.crowded] == [bits(output) for output in answers.alone] * 3
+    expected = [bits(output) for output in answers.alone]
+    assert [bits(output) for output in answers.crowded] == expected * (len(answers.crowded) // len(expected))
 
 
 def test_warm_prefix_cache_equals_alone(answers: Answers) -> None:

@@ -12,8 +12,8 @@ from .rope import make_rope, rope_parameters, yarn_mscale
 
 def latent_attention(config: Config, w: Weights, x: Array) -> Array:
     """Per head, `nope` values of q and k carry content and `rope` values carry position; the position part of the
-    key is one vector for all heads."""
-    length, count, eps = len(x), config["num_attention_heads"], config["rms_norm_eps"]
+    key is one vector for all heads. The norms inside have an epsilon of their own."""
+    length, count, eps = len(x), config["num_attention_heads"], 1e-6
     nope, turning, rank = config["qk_nope_head_dim"], config["qk_rope_head_dim"], config["kv_lora_rank"]
     rope = make_rope(config, turning, length, interleaved=True)
     if config.get("q_lora_rank") is None:

@@ -464,8 +464,8 @@ ROWS = [
     variant(
         "falcon_11b",
         "FalconForCausalLM",
-        falcon(groups=1, untied=True),
-        {**FALCON_NEW, "hidden_size": 128, "num_attention_heads": 4, "num_kv_heads": 1, "multi_query": True}
+        falcon(groups=2, untied=True),
+        {**FALCON_NEW, "hidden_size": 128, "num_attention_heads": 4, "num_kv_heads": 2, "multi_query": True}
         | {"new_decoder_architecture": True, "num_ln_in_parallel_attn": 1, "rope_theta": 500042.0}
         | {"ffn_hidden_size": 300, "ff_factor": 4, "max_position_embeddings": 128, "tie_word_embeddings": False},
     ),

@@ -164,8 +164,10 @@ def phi3(tied: bool = False) -> Callable[[Draw, Config], None]:
     return run
 
 
-def base(width: int, heads: int, ffn: int, vocab: int, layers: int = 2, **more: object) -> Config:
-    """The fields of LLaMA's configuration that all of this file share."""
+def base(
+    width: int, heads: int, ffn: int, vocab: int, layers: int = 2, eps: str | None = "rms_norm_eps", **more: object
+) -> Config:
+    """The fields of LLaMA's configuration that most families share; `eps` is what they call the norms' epsilon."""
     return {
         "hidden_size": width,
         "intermediate_size": ffn,
@@ -174,7 +176,7 @@ def base(width: int, heads: int, ffn: int, vocab: int, layers: int = 2, **more: 
         "vocab_size": vocab,
         "hidden_act": "silu",
         "max_position_embeddings": 128,
-        "rms_norm_eps": 1e-5,
+        **({} if eps is None else {eps: 1e-5}),
         **more,
     }
 
@@ -216,19 +218,12 @@ LLAMA_ROWS = [
     one(
         "llama_nulls",
         llama(),
-        base(
-            96,
-            3,
-            160,
-            257,
-            num_key_value_heads=None,
-            head_dim=None,
-            rope_scaling=None,
-            pretraining_tp=1,
-            attention_bias=False,
-            mlp_bias=False,
-            tie_word_embeddings=False,
-        ),
+        {
+            **base(96, 3, 160, 257, pretraining_tp=1, attention_bias=False, mlp_bias=False, tie_word_embeddings=False),
+            "num_key_value_heads": None,
+            "head_dim": None,
+            "rope_scaling": None,
+        },
     ),
     one("llama_7_to_1", llama(), base(224, 7, 203, 1009, num_key_value_heads=1, rope_theta=5e6)),
     # openlm-research/open_llama_3b: heads of 100
@@ -254,7 +249,7 @@ LLAMA_ROWS = [
     one("llama_linear", llama(), base(160, 5, 96, 257, rope_scaling={"type": "linear", "factor": 4.0})),
     one("llama_dynamic", llama(), base(96, 2, 96, 257, rope_scaling={"type": "dynamic", "factor": 2.0})),
     # NousResearch/Yarn-Llama-2-7b-64k
-    one("llama_yarn", llama(), base(128, 4, 96, 257, rope_scaling={**YARN, "finetuned": True})),
+    one("llama_yarn", llama(), base(128, 4, 96, 257, rope_scaling={**YARN, "finetuned": True, "beta_fast": 2})),
     # transformers 5 saves one field for base and scaling
     one(
         "llama_v5",

@@ -201,11 +201,12 @@ DEEPSEEK = {
     "seq_aux": True,
     "tie_word_embeddings": False,
 }
+# With a short original context beta_fast has to be small to have an effect.
 DEEPSEEK_YARN = {
     "type": "yarn",
     "factor": 4,
     "original_max_position_embeddings": 32,
-    "beta_fast": 32,
+    "beta_fast": 3,
     "beta_slow": 1,
 }
 DEEPSEEK_V2 = {
@@ -252,7 +253,7 @@ GPT_OSS_YARN = {
     "rope_type": "yarn",
     "factor": 4.0,
     "original_max_position_embeddings": 32,
-    "beta_fast": 32.0,
+    "beta_fast": 3.0,
     "beta_slow": 1.0,
     "truncate": False,
 }
@@ -348,7 +349,7 @@ ROWS = [
         draw_latent,
         {
             **DEEPSEEK_V2,
-            **base(96, 3, 75, 257, num_key_value_heads=3),
+            **base(96, 3, 75, 257, num_key_value_heads=3, rms_norm_eps=1e-6),
             "rope_scaling": {**DEEPSEEK_YARN, "mscale": 0.707, "mscale_all_dim": 0.707},
         },
     ),
@@ -359,7 +360,7 @@ ROWS = [
         draw_latent,
         {
             **DEEPSEEK_V2,
-            **base(96, 2, 75, 257, num_key_value_heads=2),
+            **base(96, 2, 75, 257, num_key_value_heads=2, rms_norm_eps=1e-6),
             "q_lora_rank": 56,
             "qk_nope_head_dim": 128,
             "qk_rope_head_dim": 64,
@@ -379,7 +380,7 @@ ROWS = [
         draw_latent,
         {
             **DEEPSEEK_V3,
-            **base(96, 3, 75, 257, num_key_value_heads=3),
+            **base(96, 3, 75, 257, num_key_value_heads=3, rms_norm_eps=1e-6),
             "ep_size": 1,
             "num_nextn_predict_layers": 1,
             "rope_scaling": {**DEEPSEEK_YARN, "mscale": 1.0, "mscale_all_dim": 1.0},
@@ -392,7 +393,7 @@ ROWS = [
         draw_latent,
         {
             **DEEPSEEK_V3,
-            **base(64, 5, 75, 257, layers=3, num_key_value_heads=5),
+            **base(64, 5, 75, 257, layers=3, num_key_value_heads=5, rms_norm_eps=1e-6),
             "q_lora_rank": None,
             "n_group": 1,
             "topk_group": 1,

@@ -146,10 +146,10 @@ GEMMA2 = {**GEMMA, "hidden_activation": "gelu_pytorch_tanh", "model_type": "gemm
 GEMMA3 = {**GEMMA2, "model_type": "gemma3_text", "attn_logit_softcapping": None, "final_logit_softcapping": None}
 del GEMMA3["hidden_act"]
 
-COHERE = {"model_type": "cohere", "layer_norm_eps": 1e-5, "attention_bias": False, "model_max_length": 128}
-STABLELM = {"model_type": "stablelm", "layer_norm_eps": 1e-5, "tie_word_embeddings": False}
-EPOCH = {"model_type": "stablelm_epoch", "norm_eps": 1e-5, "rotary_scaling_factor": 1.0, "tie_word_embeddings": False}
-STARCODER2 = {"model_type": "starcoder2", "norm_epsilon": 1e-5, "mlp_type": "default", "norm_type": "layer_norm"}
+COHERE = {"model_type": "cohere", "attention_bias": False, "model_max_length": 128}
+STABLELM = {"model_type": "stablelm", "tie_word_embeddings": False}
+EPOCH = {"model_type": "stablelm_epoch", "rotary_scaling_factor": 1.0, "tie_word_embeddings": False}
+STARCODER2 = {"model_type": "starcoder2", "mlp_type": "default", "norm_type": "layer_norm"}
 STARCODER2_ACT = {"hidden_act": "gelu_pytorch_tanh", "embedding_dropout": 0.0, "residual_dropout": 0.0}
 OLMO = {
     "model_type": "olmo",
@@ -280,7 +280,12 @@ ROWS = [
         "cohere_grouped",
         "CohereForCausalLM",
         cohere(out=4.0, head=8.0),
-        {**COHERE, **base(192, 6, 95, 263, num_key_value_heads=2, logit_scale=0.25, rope_theta=8000000.0)},
+        {
+            **COHERE,
+            **base(
+                192, 6, 95, 263, eps="layer_norm_eps", num_key_value_heads=2, logit_scale=0.25, rope_theta=8000000.0
+            ),
+        },
         "float16",
     ),
     # CohereForAI/c4ai-command-r-v01: heads of 128, and its logit_scale
@@ -288,7 +293,12 @@ ROWS = [
         "cohere_command_r",
         "CohereForCausalLM",
         cohere(out=14.0, head=32.0),
-        {**COHERE, **base(256, 2, 95, 263, num_key_value_heads=2, logit_scale=0.0625, use_qk_norm=False)},
+        {
+            **COHERE,
+            **base(
+                256, 2, 95, 263, eps="layer_norm_eps", num_key_value_heads=2, logit_scale=0.0625, rope_theta=8000000.0
+            ),
+        },
     ),
     variant(
         "cohere_command_r_plus",
@@ -296,7 +306,9 @@ ROWS = [
         cohere(head=2.4),
         {
             **COHERE,
-            **base(160, 5, 95, 263, num_key_value_heads=1, logit_scale=0.8333333, use_qk_norm=True),
+            **base(
+                160, 5, 95, 263, eps="layer_norm_eps", num_key_value_heads=1, logit_scale=0.8333333, use_qk_norm=True
+            ),
             "rope_theta": 75000000.0,
         },
     ),
@@ -305,14 +317,19 @@ ROWS = [
         "stablelm_3b",
         "StableLMEpochForCausalLM",
         draw_stablelm,
-        {**EPOCH, **base(240, 3, 85, 257, num_key_value_heads=3, rope_pct=0.25, rope_theta=10000, num_heads=3)},
+        {
+            **EPOCH,
+            **base(
+                240, 3, 85, 257, eps="norm_eps", num_key_value_heads=3, rope_pct=0.25, rope_theta=10000, num_heads=3
+            ),
+        },
     ),
     # stabilityai/stablelm-2-1_6b under its first name
     variant(
         "stablelm2_epoch",
         "StableLMEpochForCausalLM",
         draw_stablelm,
-        {**EPOCH, **base(192, 3, 85, 257, num_key_value_heads=3, rope_pct=0.25, use_qkv_bias=True)},
+        {**EPOCH, **base(192, 3, 85, 257, eps="norm_eps", num_key_value_heads=3, rope_pct=0.25, use_qkv_bias=True)},
         "float16",
     ),
     variant(
@@ -321,7 +338,16 @@ ROWS = [
         draw_stablelm,
         {
             **STABLELM,
-            **base(192, 3, 85, 257, num_key_value_heads=3, partial_rotary_factor=0.25, use_qkv_bias=True),
+            **base(
+                192,
+                3,
+                85,
+                257,
+                eps="layer_norm_eps",
+                num_key_value_heads=3,
+                partial_rotary_factor=0.25,
+                use_qkv_bias=True,
+            ),
             "use_parallel_residual": False,
             "qk_layernorm": False,
         },
@@ -334,7 +360,16 @@ ROWS = [
         draw_stablelm,
         {
             **STABLELM,
-            **base(240, 6, 85, 257, num_key_value_heads=2, partial_rotary_factor=0.25, use_qkv_bias=False),
+            **base(
+                240,
+                6,
+                85,
+                257,
+                eps="layer_norm_eps",
+                num_key_value_heads=2,
+                partial_rotary_factor=0.25,
+                use_qkv_bias=False,
+            ),
             "use_parallel_residual": True,
             "qk_layernorm": True,
         },
@@ -344,7 +379,7 @@ ROWS = [
         "stablelm_defaults",
         "StableLmForCausalLM",
         draw_stablelm,
-        {"model_type": "stablelm", **base(128, 2, 85, 257)},
+        {"model_type": "stablelm", **base(128, 2, 85, 257, eps=None, num_key_value_heads=2)},
     ),
     # bigcode/starcoder2-3b: 12 to 1, heads of 128
     variant(
@@ -354,7 +389,15 @@ ROWS = [
         {
             **STARCODER2,
             **base(
-                224, 7, 150, 1009, num_key_value_heads=1, sliding_window=18, use_bias=True, rope_theta=999999.4420358813
+                224,
+                7,
+                150,
+                1009,
+                eps="norm_epsilon",
+                num_key_value_heads=1,
+                sliding_window=18,
+                use_bias=True,
+                rope_theta=999999.4420358813,
             ),
             **STARCODER2_ACT,
         },
@@ -367,7 +410,15 @@ ROWS = [
         {
             **STARCODER2,
             **base(
-                96, 3, 111, 257, num_key_value_heads=3, sliding_window=None, use_bias=False, tie_word_embeddings=False
+                96,
+                3,
+                111,
+                257,
+                eps="norm_epsilon",
+                num_key_value_heads=3,
+                sliding_window=None,
+                use_bias=False,
+                tie_word_embeddings=False,
             ),
             **STARCODER2_ACT,
         },
@@ -462,19 +513,25 @@ ROWS = [
             "mlp_hidden_size": 190,
             "vocab_size": 257,
         }
-        | {"embedding_size": 257, "weight_tying": False, "multi_query_attention": False},
+        | {"embedding_size": 257, "weight_tying": False, "multi_query_attention": None},
     ),
     variant(
         "olmo_hf_tied",
         "OlmoForCausalLM",
         draw_olmo,
-        {"model_type": "olmo", **base(160, 5, 99, 257, clip_qkv=None, tie_word_embeddings=True, attention_bias=False)},
+        {
+            "model_type": "olmo",
+            **base(160, 5, 99, 257, eps=None, clip_qkv=None, tie_word_embeddings=True, attention_bias=False),
+        },
     ),
     variant(
         "olmo_hf_clip",
         "OlmoForCausalLM",
         draw_olmo,
-        {"model_type": "olmo", **base(96, 6, 99, 257, num_key_value_heads=3, clip_qkv=0.8, attention_bias=False)},
+        {
+            "model_type": "olmo",
+            **base(96, 6, 99, 257, eps=None, num_key_value_heads=3, clip_qkv=0.8, attention_bias=False),
+        },
         "float16",
     ),
     # allenai/OLMo-2-0325-32B: grouped
