@@ -32,7 +32,7 @@ class SentencePieceTokenizer:
             if self._piece_id(token) is not None:
                 config.special_tokens.setdefault(name, token)
         self._special = {*config.special_tokens.values(), *config.additional_special_tokens}
-        listed = [*config.added_tokens, *self._appended_tokens(kind, config), *self._role_tokens(kind)]
+        listed = [*self._role_tokens(kind), *config.added_tokens, *self._appended_tokens(kind, config)]
         self._added = {token.content: token for token in self._added_tokens(listed)}
         self._by_id = {token.id: token for token in listed if not self._is_piece(token)}
         self._special_words = {token.id for token in listed if token.special and self._is_word(token)}

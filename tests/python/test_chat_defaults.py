@@ -3,6 +3,7 @@
 import io
 import json
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -252,3 +253,9 @@ def test_chat_ends_answers_and_leaves_the_callers_parameters_alone(
             assert llm.chat(TURNS, endless, use_tqdm=False)[0].outputs[0].text == whole
         with pytest.raises(ValueError, match="must be a SamplingParams, got 'x'"):
             llm.chat(TURNS, ["x"], use_tqdm=False)
+
+
+def test_the_command_line_talks_in_the_default_format(falcon: Path, run_quire: Callable[..., Any]) -> None:
+    words = ["chat", "--model", str(falcon), "--tokenizer", str(falcon / "falcon"), "--max-tokens", "3"]
+    result = run_quire(*words, "--system", "Be brief.", input="Hello\n")
+    assert result.returncode == 0, result.stderr
