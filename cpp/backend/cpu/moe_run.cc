@@ -115,9 +115,9 @@ class MoeRun {
   template <typename InputOf>
   void multiply(const PackedLinear& weight, const Tensor& bias, const Tensor& out, int64_t stride,
                 const InputOf& input_of) {
-    const NearRows near(cpu_, near_offset_, weight.k);
-    const int64_t most_in_place = moves(weight, stride) ? kernel_.linear.rows_per_tile : num_rows_;
     const int workers = useful_workers(num_used_ * group_bytes(weight), num_rows_ * weight.k * weight.n, cpu_);
+    const NearRows near(cpu_, workers, near_offset_, weight.k);
+    const int64_t most_in_place = moves(weight, stride) ? kernel_.linear.rows_per_tile : num_rows_;
     share_panels(cpu_, workers, num_blocks_, weight, [&](int64_t index, int64_t begin, int64_t end, int worker) {
       const Block& block = blocks_[index];
       LinearArgs linear;

@@ -30,9 +30,10 @@ class NearRows {
     return kHeadBytes + static_cast<size_t>(rows * (columns + kPadding)) * sizeof(float);
   }
 
-  /// In the scratch from `offset` on, a multiple of 64; to be reserved before.
-  NearRows(CpuStream& cpu, size_t offset, int64_t columns) : cpu_(cpu), offset_(offset), columns_(columns) {
-    for (int worker = 0; worker < cpu.pool().size(); ++worker) held(worker) = -1;
+  /// In the scratch of the first `workers` from `offset` on, a multiple of 64; to be reserved before.
+  NearRows(CpuStream& cpu, int workers, size_t offset, int64_t columns)
+      : cpu_(cpu), offset_(offset), columns_(columns) {
+    for (int worker = 0; worker < workers; ++worker) held(worker) = -1;
   }
 
   /// The block of this number, whose rows begin at row_at(0), row_at(1), ...; copied unless it is the one that this

@@ -52,7 +52,7 @@ void run_linear(const LinearArgs& args, Stream& stream, const LinearKernel& kern
     return;
   }
   cpu.reserve_scratch(NearRows::bytes(block_rows, weight.k));
-  const NearRows near(cpu, 0, weight.k);
+  const NearRows near(cpu, workers, 0, weight.k);
   share_panels(cpu, workers, blocks, weight, [&](int64_t block, int64_t begin, int64_t end, int worker) {
     const int64_t first = block * block_rows;
     const int64_t count = std::min(rows - first, block_rows);
@@ -83,7 +83,7 @@ void run_grouped_linear(const GroupedLinearArgs& args, Stream& stream, const Lin
   };
   const bool moved = worth_moving(args.x.strides[0], std::min(rows, block_rows), weight, kernel);
   cpu.reserve_scratch(NearRows::bytes(moved ? block_rows : 0, weight.k));
-  const NearRows near(cpu, 0, weight.k);
+  const NearRows near(cpu, workers, 0, weight.k);
   share_panels(cpu, workers, weight.groups * blocks, weight, [&](int64_t item, int64_t begin, int64_t end, int worker) {
     const int64_t group = item / blocks;
     const int64_t first = item % blocks * block_rows;
