@@ -7,8 +7,9 @@
 #include "backend/cpu/moe_run.h"
 
 #include <algorithm>
-#include <cstring>
+#include <cstddef>
 
+#include "backend/cpu/gemm/near_rows.h"
 #include "backend/cpu/gemm/share.h"
 #include "backend/cpu/rows.h"
 
@@ -34,41 +35,39 @@ class MoeRun {
         num_rows_(num_tokens_ * args.top_k),
         num_experts_(args.up->groups),
         width_(args.x.shape[1]),
-        inputs_(args.scratch.columns(0, width_)),
-        outputs_(args.scratch.columns(width_, width_)),
-        up_(args.scratch.columns(2 * width_, args.up->n)),
-        activated_(args.scratch.columns(2 * width_ + args.up->n, args.down->k)) {}
+        up_(args.scratch.columns(0, args.up->n)),
+        activated_(args.scratch.columns(args.up->n, args.down->k)),
+        outputs_(args.scratch.columns(args.up->n + args.down->k, width_)) {}
 
   void run() {
+    lay_out_scratch();
     order_rows();
     cut_blocks();
-    gather_inputs();
-    multiply(*args_.up, [&](const Block& block) {
-      return LinearArgs{.x = input_of(block),
-                        .weight = args_.up,
-                        .bias = bias_of(args_.up_bias, block),
-                        .out = up_.rows(block.row_begin, block.rows())};
-    });
+    multiply(*args_.up, args_.up_bias, up_, args_.x.strides[0],
+             [&](int64_t row) { return args_.x.as<const float>() + token_of_[row] * args_.x.strides[0]; });
     activate();
-    multiply(*args_.down, [&](const Block& block) {
-      return LinearArgs{.x = activated_.rows(block.row_begin, block.rows()),
-                        .weight = args_.down,
-                        .bias = bias_of(args_.down_bias, block),
-                        .out = outputs_.rows(block.row_begin, block.rows())};
-    });
+    multiply(*args_.down, args_.down_bias, outputs_, activated_.strides[0],
+             [&](int64_t row) { return activated_.as<const float>() + row * activated_.strides[0]; });
     join();
   }
 
  private:
-  /// Counting sort by expert; the rows of an expert are in order of their tokens.
-  void order_rows() {
+  /// The plan is in the first worker's scratch; behind it, in every worker's, there is room for rows of a block.
+  void lay_out_scratch() {
     const size_t rows = static_cast<size_t>(num_rows_);
-    cpu_.reserve_scratch(rows * (sizeof(Block) + 2 * sizeof(int32_t)) +
-                         static_cast<size_t>(num_experts_ + 1) * sizeof(int32_t));
+    const size_t plan_bytes =
+        rows * (sizeof(Block) + 2 * sizeof(int32_t)) + static_cast<size_t>(num_experts_ + 1) * sizeof(int32_t);
+    near_offset_ = (plan_bytes + 63) / 64 * 64;
+    const int64_t columns = moves(*args_.down, activated_.strides[0]) ? std::max(width_, args_.down->k) : width_;
+    cpu_.reserve_scratch(near_offset_ + NearRows::bytes(most_block_rows(), columns));
     blocks_ = static_cast<Block*>(cpu_.scratch(0));
     row_of_ = reinterpret_cast<int32_t*>(blocks_ + rows);
     token_of_ = row_of_ + rows;
     expert_begin_ = token_of_ + rows;
+  }
+
+  /// Counting sort by expert; the rows of an expert are in order of their tokens.
+  void order_rows() {
     std::fill_n(expert_begin_, num_experts_ + 1, 0);
     for (int64_t i = 0; i < num_rows_; ++i) ++expert_begin_[args_.experts[i] + 1];
     for (int64_t e = 0; e < num_experts_; ++e) expert_begin_[e + 1] += expert_begin_[e];
@@ -104,40 +103,36 @@ class MoeRun {
     }
   }
 
-  /// Whether the block's rows lie one behind the other in x, as a single one always does.
-  bool is_contiguous(const Block& block) const {
-    return token_of_[block.row_end - 1] - token_of_[block.row_begin] == block.rows() - 1;
+  int64_t most_block_rows() const { return std::min(num_tokens_, kernel_.linear.rows_per_block); }
+
+  /// Whether blocks are copied even if their rows follow each other.
+  bool moves(const PackedLinear& weight, int64_t stride) const {
+    return worth_moving(stride, most_block_rows(), weight, kernel_.linear);
   }
 
-  Tensor input_of(const Block& block) const {
-    return is_contiguous(block) ? args_.x.rows(token_of_[block.row_begin], block.rows())
-                                : inputs_.rows(block.row_begin, block.rows());
-  }
-
-  static Tensor bias_of(const Tensor& bias, const Block& block) { return bias ? bias.rows(block.expert, 1) : Tensor(); }
-
-  void gather_inputs() {
-    // Decode steps mostly have nothing to copy, and should not wake anyone for that.
-    if (std::all_of(blocks_, blocks_ + num_blocks_, [&](const Block& block) { return is_contiguous(block); })) return;
-    split_items(cpu_, num_blocks_, num_rows_ * width_ / num_blocks_, [&](int64_t begin, int64_t end) {
-      for (const Block* block = blocks_ + begin; block < blocks_ + end; ++block) {
-        if (is_contiguous(*block)) continue;
-        for (int64_t row = block->row_begin; row < block->row_end; ++row) {
-          std::memcpy(inputs_.rows(row, 1).data, args_.x.rows(token_of_[row], 1).data,
-                      static_cast<size_t>(width_) * sizeof(float));
-        }
-      }
-    });
-  }
-
-  /// Every block times the matrix of its expert. `linear_of(block)`: on which rows.
-  template <typename LinearOf>
-  void multiply(const PackedLinear& weight, const LinearOf& linear_of) {
+  /// out[row] = matrix of the row's expert * input_of(row) + bias, for all rows. Inputs of rows that follow each other
+  /// mostly lie `stride` floats apart.
+  template <typename InputOf>
+  void multiply(const PackedLinear& weight, const Tensor& bias, const Tensor& out, int64_t stride,
+                const InputOf& input_of) {
     const int workers = useful_workers(num_used_ * group_bytes(weight), num_rows_ * weight.k * weight.n, cpu_);
-    share_panels(cpu_, workers, num_blocks_, weight, [&](int64_t index, int64_t begin, int64_t end) {
+    const NearRows near(cpu_, workers, near_offset_, weight.k);
+    const int64_t most_in_place = moves(weight, stride) ? kernel_.linear.rows_per_tile : num_rows_;
+    share_panels(cpu_, workers, num_blocks_, weight, [&](int64_t index, int64_t begin, int64_t end, int worker) {
       const Block& block = blocks_[index];
+      LinearArgs linear;
+      linear.weight = &weight;
+      if (bias) linear.bias = bias.rows(block.expert, 1);
+      linear.out = out.rows(block.row_begin, block.rows());
+      const float* const first = input_of(block.row_begin);
+      if (block.rows() <= most_in_place && input_of(block.row_end - 1) == first + (block.rows() - 1) * stride) {
+        linear.x = Tensor(const_cast<float*>(first), DType::kFloat32, {block.rows(), weight.k});
+        linear.x.strides[0] = stride;
+      } else {
+        linear.x = near.get(worker, index, block.rows(), [&](int64_t row) { return input_of(block.row_begin + row); });
+      }
       kernel_.linear.compute(
-          linear_of(block),
+          linear,
           {.group = block.expert, .row_begin = 0, .row_end = block.rows(), .panel_begin = begin, .panel_end = end});
     });
   }
@@ -175,15 +170,15 @@ class MoeRun {
   const int64_t num_experts_;
   const int64_t width_;
   // Columns of the scratch, [num_rows] each.
-  const Tensor inputs_;
-  const Tensor outputs_;
   const Tensor up_;
   const Tensor activated_;
+  const Tensor outputs_;
   // In the stream's scratch.
   Block* blocks_ = nullptr;          ///< [num_blocks], of the experts in use
   int32_t* row_of_ = nullptr;        ///< [T, top_k]
   int32_t* token_of_ = nullptr;      ///< [num_rows]
   int32_t* expert_begin_ = nullptr;  ///< [E + 1], first row
+  size_t near_offset_ = 0;
   int64_t num_blocks_ = 0;
   int64_t num_used_ = 0;
 };

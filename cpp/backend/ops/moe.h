@@ -57,7 +57,7 @@ struct MoeArgs {
   Tensor down_bias;                    ///< [E, D] float32, may be absent
   Tensor residual;                     ///< [T, D] float32, may be absent, may be `out`
   Tensor out;                          ///< [T, D] float32; may be `x`
-  /// Room for each token's way through each of its experts: [T * top_k, 2D + U + F] float32 with U rows of `up`; its
+  /// Room for each token's way through each of its experts: [T * top_k, U + F + D] float32 with U rows of `up`; its
   /// contents do not matter.
   Tensor scratch;
 };
@@ -65,7 +65,7 @@ using MoeFn = void (*)(const MoeArgs&, Stream&);
 
 /// Columns of MoeArgs::scratch.
 constexpr int64_t moe_scratch_columns(int64_t width, int64_t up_columns, int64_t ffn_width) {
-  return 2 * width + up_columns + ffn_width;
+  return up_columns + ffn_width + width;
 }
 
 }  // namespace quire

@@ -115,6 +115,30 @@ void bench_step(Backend& backend, Stream& stream, const Model& model, int64_t to
     act.rule.kind = kind;
     print(name, time_of(100, [&] { ops.activation(act, stream); }));
   }
+
+  const Tensor width(x.data(), DType::kFloat32, {tokens, model.width});
+  const Tensor sums(out.data(), DType::kFloat32, {tokens, model.width});
+  print("add", time_of(200, [&] { ops.add({.x = width, .out = sums}, stream); }));
+  print("clip", time_of(200, [&] { ops.clip({.x = sums, .limit = 8.0f}, stream); }));
+}
+
+void bench_route(Backend& backend, Stream& stream, int64_t tokens) {
+  std::vector<float> logits = random_floats(tokens * 256, 8, 1.0f);
+  std::vector<int32_t> experts(static_cast<size_t>(tokens * 8));
+  std::vector<float> weights(experts.size());
+  RouteArgs args;
+  args.logits = Tensor(logits.data(), DType::kFloat32, {tokens, 256});
+  args.renormalize = true;
+  args.top_k = 8;
+  args.experts = experts.data();
+  args.weights = weights.data();
+  std::printf("route, %ld token(s) to 8 of 256 experts\n", static_cast<long>(tokens));
+  print("softmax", time_of(20, [&] { backend.ops().route(args, stream); }));
+  args.scoring = RouterScoring::kSigmoid;
+  args.num_groups = 8;
+  args.top_groups = 4;
+  args.group_scoring = GroupScoring::kSumOfBestTwo;
+  print("sigmoid, 4 of 8 groups", time_of(20, [&] { backend.ops().route(args, stream); }));
 }
 
 void bench_sample(Backend& backend, Stream& stream, int64_t vocabulary, int64_t rows) {
@@ -158,6 +182,7 @@ int main(int argc, char** argv) {
   for (const int64_t tokens : {1, 16, 512}) {
     quire::bench::bench_step(*backend, *stream, {"smol", 576, 9, 3, 1536}, tokens);
     quire::bench::bench_step(*backend, *stream, {"qwen05", 896, 14, 2, 4864}, tokens);
+    quire::bench::bench_route(*backend, *stream, tokens);
   }
   for (const int64_t rows : {1, 16}) {
     quire::bench::bench_sample(*backend, *stream, 49152, rows);

@@ -204,6 +204,15 @@ TEST_P(LinearTest, several_blocks_of_rows_give_the_sequential_sum) {
   expect_canonical(run(problem, *backend_), problem, problem.weight, 251, 37, 16);
 }
 
+TEST_P(LinearTest, rows_whole_pages_apart_give_the_sequential_sum) {
+  constexpr int64_t kTokens = 130;
+  constexpr int64_t kN = 270;
+  constexpr int64_t kK = 61;
+  Problem problem(kTokens, kN, kK, GetParam().dtype);
+  problem.x = Matrix::random(DType::kFloat32, kTokens, kK, 1, 1024);
+  expect_canonical(run(problem, *backend_), problem, problem.weight, kTokens, kN, kK);
+}
+
 TEST_P(LinearTest, bias_and_residual_may_be_absent) {
   for (const bool with_bias : {false, true}) {
     for (const bool with_residual : {false, true}) {
@@ -396,7 +405,7 @@ struct GroupedProblem {
       : groups(num_groups),
         n(num_rows),
         k(depth),
-        x(Matrix::random(DType::kFloat32, tokens, groups * (k + 3), 1, groups * (k + 3) + 5)),
+        x(Matrix::random(DType::kFloat32, tokens, groups * (k + 3), 1)),
         weight(Matrix::random(dtype, groups * n, k, 2)) {}
 
   LinearSource source(int64_t parts_per_group) {
@@ -440,7 +449,7 @@ TEST_P(LinearTest, every_group_gives_the_sequential_sum_of_its_matrix) {
   for (const GroupedShape& shape :
        {GroupedShape{1, 1, 33, 17}, GroupedShape{1, 16, 64, 100}, GroupedShape{2, 60, 17, 33},
         GroupedShape{7, 5, 130, 45}, GroupedShape{33, 3, 100, 64}, GroupedShape{257, 2, 40, 33},
-        GroupedShape{257, 1, 17, 30}}) {
+        GroupedShape{257, 1, 17, 30}, GroupedShape{40, 4, 270, 253}}) {
     GroupedProblem problem(shape.tokens, shape.groups, shape.n, shape.k, GetParam().dtype);
     const std::unique_ptr<Stream> stream = backend_->create_stream();
     const PackedLinear packed = backend_->pack_linear(problem.source(1 + shape.groups % 2), *stream);

@@ -275,6 +275,18 @@ TEST_P(MoeTest, every_shape_gives_the_sums_in_their_order) {
   }
 }
 
+TEST_P(MoeTest, rows_whole_pages_apart_give_the_sums_in_their_order) {
+  // 256 + 3 * 256 columns of scratch, and x as far apart; few rows of an expert and many.
+  for (const int64_t tokens : {40, 130}) {
+    Problem problem({tokens, 2, 1, 256, 256}, dtype(), kExactRules[0]);
+    problem.x = Floats::random({tokens, 256}, 1, 1024 - 256);
+    for (const Crowd crowd : {Crowd::kRandom, Crowd::kTheSame}) {
+      problem.send(crowd);
+      expect_exact(run(problem, machine), problem);
+    }
+  }
+}
+
 TEST_P(MoeTest, every_crowd_gives_the_sums_in_their_order) {
   for (const Shape& shape : {Shape{33, 8, 2, 33, 17}, Shape{257, 60, 1, 17, 33}, Shape{130, 8, 3, 64, 32}}) {
     for (const Crowd crowd : {Crowd::kTheSame, Crowd::kOneAlone}) {

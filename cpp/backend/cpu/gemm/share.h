@@ -16,24 +16,24 @@ int useful_workers(int64_t weight_bytes, int64_t multiply_adds, CpuStream& cpu);
 /// takes, evenly.
 int64_t even_block_rows(int64_t rows, const LinearKernel& kernel);
 
-/// Call body(block, panel_begin, panel_end) on `workers` workers, so that together the calls cover all panels of all
-/// blocks. Panels run fastest: a worker's stretch reads the weights front to back, and uses its rows of x while they
-/// are near.
+/// Call body(block, panel_begin, panel_end, worker) on `workers` workers, so that together the calls cover all panels
+/// of all blocks. Panels run fastest: a worker's stretch reads the weights front to back, and uses its rows of x while
+/// they are near.
 template <typename Body>
 void share_panels(CpuStream& cpu, int workers, int64_t blocks, const PackedLinear& weight, const Body& body) {
   /// Weights that a worker takes at a time.
   constexpr int64_t kBytesPerTake = 16 << 10;
   const int64_t panels = panel_count(weight.n);
-  const auto compute = [&](int64_t begin, int64_t end) {
+  const auto compute = [&](int64_t begin, int64_t end, int worker) {
     while (begin < end) {
       const int64_t block = begin / panels;
       const int64_t stop = std::min(end, (block + 1) * panels);
-      body(block, begin - block * panels, stop - block * panels);
+      body(block, begin - block * panels, stop - block * panels, worker);
       begin = stop;
     }
   };
   if (workers == 1) {
-    compute(0, blocks * panels);
+    compute(0, blocks * panels, 0);
     return;
   }
   WorkRanges& work = cpu.work();
@@ -42,7 +42,7 @@ void share_panels(CpuStream& cpu, int workers, int64_t blocks, const PackedLinea
   cpu.pool().run_sharing([&](int worker) {
     if (worker >= workers) return;
     for (auto range = work.take(worker, panels_per_take); !range.empty(); range = work.take(worker, panels_per_take)) {
-      compute(range.begin, range.end);
+      compute(range.begin, range.end, worker);
     }
   });
 }
