@@ -117,6 +117,7 @@ void embed(const Step& step, const ModelSpec& spec, const ModelWeights& weights)
   step.ops.embed({.table = weights.position_embedding,
                   .ids = step.batch.positions,
                   .offset = learned.offset,
+                  .scale = spec.embed_scale,
                   .accumulate = true,
                   .out = hidden},
                  step.stream);

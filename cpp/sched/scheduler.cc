@@ -127,10 +127,10 @@ void Scheduler::begin_step() {
 
 void Scheduler::restart_outgrown() {
   if (config_.recompute_length == 0) return;
-  for (Sequence& sequence : line_) {
-    if (sequence.key_set > 0 || sequence.num_tokens() <= config_.recompute_length) continue;
-    sequence.key_set = 1;
-    if (sequence.status == SequenceStatus::kRunning) forget(sequence);
+  for (auto place = line_.begin(); place != first_waiting_; ++place) {
+    if (place->key_set > 0 || place->num_tokens() <= config_.recompute_length) continue;
+    place->key_set = 1;
+    forget(*place);
   }
 }
 

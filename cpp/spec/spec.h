@@ -168,10 +168,11 @@ struct ModelSpec {
   std::string family;        ///< the row of the family table
   std::string architecture;  ///< as in config.json
   int32_t vocab = 0;         ///< V
+  int32_t padding_rows = 0;  ///< rows of the stored tables behind V, which are no tokens and are not read
   int32_t width = 0;         ///< D
   std::vector<Layer> layers;
   int32_t embed_width = 0;  ///< of the embeddings and the head, with a projection on either side; 0: D
-  float embed_scale = 1.0f;
+  float embed_scale = 1.0f;  ///< of learned positions too
   Norm embed_norm{.kind = Norm::Kind::kNone};
   Norm final_norm;
   bool tied = false;  ///< the head is the embedding table
@@ -195,6 +196,10 @@ struct ModelSpec {
   template <typename Change>
   void for_ffn(Change&& change) {
     for (Layer& layer : layers) change(layer.ffn);
+  }
+  /// Pairs lie side by side in every head.
+  void interleave_rope() {
+    for (Layer& layer : layers) std::get<Rope>(layer.attention.positions).interleaved = true;
   }
   /// One norm everywhere.
   void set_norms(const Norm& norm) {

@@ -67,7 +67,7 @@ class Loader {
   }
 
   void load_table(const MatchedWeight& weight) {
-    const Tensor& tensor = *checkpoint_.find(weight.sources.front());
+    const Tensor tensor = weight_parts(weight, checkpoint_).front();
     std::vector<std::byte> copy;
     const bool as_is = weight.held == tensor.dtype && is_contiguous(tensor);
     const void* data = as_is ? tensor.data : converted_copy(tensor, weight.held, copy).data;

@@ -43,7 +43,7 @@ std::vector<std::vector<int64_t>> allowed_shapes(const MatchedWeight& weight, si
     return {stacked, flat};
   }
   const auto parts = static_cast<int64_t>(want.outputs.size());
-  if (want.rows > 1 && per_group == 1) return {one, {parts, outputs / parts}};
+  if (want.rows > 0 && want.groups == 1 && per_group == 1) return {one, {parts, outputs / parts}};
   return {one};
 }
 

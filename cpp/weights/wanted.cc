@@ -211,13 +211,17 @@ void want_layer(const Layer& layer, int64_t width, LayerWeights& weights, Wishes
 void want_embedding(const ModelSpec& spec, ModelWeights& weights, Wishes& wishes) {
   constexpr std::string_view kTableFields = "vocab_size, hidden_size (n_embd)";
   const int64_t width = spec.projects_embedding() ? spec.embed_width : spec.width;
-  if (!spec.tied) wishes.table("embedding", spec.vocab, width, kTableFields, weights.embedding);
-  wishes.add({.module = spec.tied ? "embedding" : "head",
-              .outputs = {spec.vocab},
-              .inputs = width,
-              .fields = kTableFields,
-              .fold = spec.head_unit_rows ? Fold::kUnitRows : Fold::kNone,
-              .destination = &weights.head});
+  WantedWeight table{.module = "embedding",
+                     .outputs = {spec.vocab, spec.padding_rows},
+                     .inputs = width,
+                     .pick = 0,
+                     .fields = kTableFields,
+                     .destination = &weights.embedding};
+  if (!spec.tied) wishes.add(table);
+  table.module = spec.tied ? "embedding" : "head";
+  table.fold = spec.head_unit_rows ? Fold::kUnitRows : Fold::kNone;
+  table.destination = &weights.head;
+  wishes.add(table);
   wishes.bias(spec.head_bias, "head", {spec.vocab}, "vocab_size", weights.head_bias);
   wishes.norm("embedding_norm", spec.embed_norm, width, kWidth, weights.embed_norm);
   if (const auto* learned = std::get_if<LearnedPositions>(&spec.layers.front().attention.positions)) {

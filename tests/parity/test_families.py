@@ -115,6 +115,31 @@ def test_warm_prefix_cache_equals_alone(answers: Answers) -> None:
     assert [bits(output) for output in answers.warm] == [bits(output) for output in answers.alone[2:]]
 
 
+@pytest.mark.parametrize("name", ["phi3_su", "phi4_mini"])
+def test_a_sequence_that_outgrows_the_short_factors_is_computed_again_with_the_long_ones(
+    name: str, tmp_path: Path
+) -> None:
+    variant = next(variant for variant in VARIANTS if variant.name == name)
+    model = Reference(variant.config, variant.tensors())
+    prompts, params = variant.prompts()[:2], greedy(30)
+    with open_engine(write(variant, tmp_path / "model"), enable_prefix_caching=False) as llm:
+        alone = [generate(llm, [prompt], params)[0] for prompt in prompts]
+        assert [bits(output) for output in generate(llm, prompts * 3, params)] == [bits(output) for output in alone] * 3
+    tight = {"max_num_batched_tokens": 7, "forced_num_gpu_blocks": 12, "block_size": 8, "max_model_len": 96}
+    with open_engine(tmp_path / "model", enable_prefix_caching=True, **tight) as llm:
+        for _ in range(3):
+            crowded = generate(llm, prompts * 3, params)
+            assert [bits(output) for output in crowded] == [bits(output) for output in alone] * 3
+    for prompt, output in zip(prompts, alone, strict=True):
+        tokens = output.outputs[0].token_ids
+        assert len(prompt) < 32 < len(prompt) + len(tokens)
+        for step, token in enumerate(tokens):
+            expected = log_softmax(model.logits(prompt + tokens[:step])[-1])
+            assert token == expected.argmax(), step
+            for other, logprob in output.outputs[0].logprobs[step].items():
+                assert abs(logprob.logprob - expected[other]) < TOLERANCE, (step, other)
+
+
 @pytest.mark.parametrize("architecture", _core.Engine.architectures())
 def test_every_architecture_of_the_engine_has_a_variant(architecture: str) -> None:
     assert architecture in {variant.architecture for variant in VARIANTS}

@@ -10,15 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from goldens import Case, bits, check_output, greedy, load_cases, open_engine, run
-
-def golden_folders() -> list[Path]:
-    root = Path(__file__).resolve().parents[3] / "shared" / "golden"
-    folders = []
-    for config in sorted(root.glob("*/config.json")):
-        if not config.parent.name.startswith(("quant_", "lora_")):
-            folders.append(config.parent)
-    return folders
+from goldens import Case, bits, check_output, corrected_folder, golden_folders, greedy, load_cases, open_engine, run
 
 
 FOLDERS = golden_folders()
@@ -30,8 +22,8 @@ pytestmark = pytest.mark.skipif(not FOLDERS, reason="no golden checkpoints besid
 
 
 @pytest.fixture(scope="module", params=FOLDERS, ids=lambda folder: folder.name)
-def folder(request: pytest.FixtureRequest) -> Path:
-    return Path(request.param)
+def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return corrected_folder(request.param, tmp_path_factory.mktemp("golden"))
 
 
 @pytest.fixture(scope="module")

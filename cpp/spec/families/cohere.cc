@@ -9,12 +9,10 @@ ModelSpec cohere(const HfConfig& config) {
   Norm norm = layer_norm(config, "layer_norm_eps");
   norm.bias = false;
   model.set_norms(norm);
-  Rope positions = rope(config, model.layers.front().attention.head_dim);
-  positions.interleaved = true;
+  model.interleave_rope();
   const bool qk_norm = config.boolean_or("use_qk_norm", false);
   model.for_layers([&](Layer& layer) {
     layer.wiring = Wiring::kParallel;
-    layer.attention.positions = positions;
     if (!qk_norm) return;
     layer.attention.qk_norm = Attention::QkNorm::kPerHeadWeights;
     layer.attention.qk_norm_kind = norm;

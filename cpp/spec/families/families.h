@@ -1,6 +1,7 @@
 #pragma once
 
 #include "spec/hf_config.h"
+#include "spec/hf_fields.h"
 #include "spec/name_map.h"
 #include "spec/spec.h"
 
@@ -8,6 +9,7 @@
 namespace quire::families {
 
 // llama.cc
+ModelSpec llama_with(const HfConfig& config, const RopeDefaults& defaults);
 ModelSpec llama(const HfConfig& config);
 ModelSpec internlm(const HfConfig& config);
 ModelSpec decilm(const HfConfig& config);

@@ -32,18 +32,22 @@ std::vector<bool> windows(const HfConfig& config, size_t num_layers, size_t patt
   return slides;
 }
 
-}  // namespace
-
-// The first folders name an activation that the model was not trained with; only hidden_activation counts.
-// Source: transformers/models/gemma/{configuration,modeling}_gemma.py
-ModelSpec gemma(const HfConfig& config) {
-  ModelSpec model = llama(config.with_defaults({{"head_dim", 256}}));
+ModelSpec gemma_with(const HfConfig& config, const RopeDefaults& defaults) {
+  ModelSpec model = llama_with(config.with_defaults({{"head_dim", 256}}), defaults);
   const Ffn::Act act = activation(config, "hidden_activation", "gelu_pytorch_tanh");
   model.for_ffn([&](Ffn& ffn) { ffn.act = act; });
   model.embed_scale = std::sqrt(static_cast<float>(model.width));
   model.tied = config.boolean_or("tie_word_embeddings", true);
   model.set_norms({.eps = model.final_norm.eps, .unit_offset = true});
   return model;
+}
+
+}  // namespace
+
+// The first folders name an activation that the model was not trained with; only hidden_activation counts.
+// Source: transformers/models/gemma/{configuration,modeling}_gemma.py
+ModelSpec gemma(const HfConfig& config) {
+  return gemma_with(config, {});
 }
 
 // Source: transformers/models/gemma2/{configuration,modeling}_gemma2.py
@@ -55,14 +59,13 @@ ModelSpec gemma2(const HfConfig& config) {
 
 // The text model. Source: transformers/models/gemma3/{configuration,modeling}_gemma3.py
 ModelSpec gemma3(const HfConfig& config) {
-  ModelSpec model = gemma(config);
+  ModelSpec model = gemma_with(config, {.base = 1e6, .layer_type = "full_attention"});
   const auto pattern =
       static_cast<size_t>(config.integer_or({"sliding_window_pattern", "_sliding_window_pattern"}, 6, kLayerCounts));
   const std::vector<bool> slides = windows(config, model.layers.size(), pattern);
   set_second_generation(config, 0.0, 0.0, slides, model);
 
   const int32_t head_dim = model.layers.front().attention.head_dim;
-  const Rope global = rope(config, head_dim, {.base = 1e6, .layer_type = "full_attention"});
   // Before transformers 5 the scaling stood beside it and did not apply.
   Rope local{.dim = head_dim, .base = config.number_or("rope_local_base_freq", 10000.0, {2.0, 1e15})};
   const std::optional<HfConfig> parameters = config.section("rope_parameters");
@@ -71,11 +74,10 @@ ModelSpec gemma3(const HfConfig& config) {
   }
   for (size_t i = 0; i < slides.size(); ++i) {
     Attention& attention = model.layers[i].attention;
-    attention.positions = slides[i] ? local : global;
+    if (slides[i]) attention.positions = local;
     attention.qk_norm = Attention::QkNorm::kHead;
     attention.qk_norm_kind = model.final_norm;
   }
-  model.max_positions = max_positions(config, global);
   return model;
 }
 

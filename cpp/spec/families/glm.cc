@@ -1,3 +1,5 @@
+#include <string>
+
 #include "spec/families/families.h"
 #include "spec/hf_fields.h"
 
@@ -16,9 +18,10 @@ ModelSpec chatglm(const HfConfig& config) {
   attention.heads = attention.kv_heads = config.integer("num_attention_heads", kHeadCounts);
   if (config.boolean_or("multi_query_attention", false)) {
     attention.kv_heads = config.integer("multi_query_group_num", kHeadCounts);
-    if (attention.heads % attention.kv_heads != 0) {
+    // As many groups as heads would be stored in another order than heads without groups are.
+    if (attention.heads % attention.kv_heads != 0 || (attention.kv_heads == attention.heads && attention.heads > 1)) {
       config.refuse(ErrorKind::kInvalidArgument, "multi_query_group_num", "out of range",
-                    "a divisor of the number of attention heads, " + std::to_string(attention.heads));
+                    "a smaller divisor of the number of attention heads, " + std::to_string(attention.heads));
     }
   }
   attention.head_dim = config.has("kv_channels") ? config.integer("kv_channels", kHeadDims)
@@ -45,11 +48,9 @@ ModelSpec chatglm(const HfConfig& config) {
 
 // Source: transformers/models/glm4/{configuration,modeling}_glm4.py
 ModelSpec glm4(const HfConfig& config) {
-  ModelSpec model = llama(config);
-  Rope positions = rope(config, model.layers.front().attention.head_dim, {.rotated = 0.5});
-  positions.interleaved = true;
+  ModelSpec model = llama_with(config, {.rotated = 0.5});
+  model.interleave_rope();
   model.for_layers([&](Layer& layer) {
-    layer.attention.positions = positions;
     layer.attention.out_bias = false;
     layer.attention_out_norm = layer.ffn_out_norm = layer.attention_norm;
   });

@@ -103,8 +103,7 @@ ModelSpec gptj(const HfConfig& config) {
 
 // GPT-NeoX, Pythia, Dolly. Source: transformers/models/gpt_neox/{configuration,modeling}_gpt_neox.py
 ModelSpec gpt_neox(const HfConfig& config) {
-  ModelSpec model = llama(config);
-  const Rope positions = rope(config, model.layers.front().attention.head_dim, {.rotated = 0.25});
+  ModelSpec model = llama_with(config, {.rotated = 0.25});
   const bool bias = config.boolean_or("attention_bias", true);
   const bool parallel = config.boolean_or("use_parallel_residual", true);
   const Ffn ffn{.width = model.layers.front().ffn.width,
@@ -114,11 +113,9 @@ ModelSpec gpt_neox(const HfConfig& config) {
   model.set_norms(layer_norm(config, "layer_norm_eps"));
   model.for_layers([&](Layer& layer) {
     if (parallel) layer.wiring = Wiring::kParallelTwoNorms;
-    layer.attention.positions = positions;
     layer.attention.qkv_bias = layer.attention.out_bias = bias;
     layer.ffn = ffn;
   });
-  model.max_positions = max_positions(config, positions);
   return model;
 }
 

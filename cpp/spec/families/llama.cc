@@ -5,8 +5,8 @@
 
 namespace quire::families {
 
-// Llama 1 to 3, Yi, Aquila, Xverse. Source: transformers/models/llama/{configuration,modeling}_llama.py
-ModelSpec llama(const HfConfig& config) {
+/// What many families are told as a difference from.
+ModelSpec llama_with(const HfConfig& config, const RopeDefaults& defaults) {
   ModelSpec model;
   model.vocab = config.integer("vocab_size", kVocabSizes);
   model.width = config.integer("hidden_size", kWidths);
@@ -14,7 +14,7 @@ ModelSpec llama(const HfConfig& config) {
   Layer layer;
   layer.attention = attention_shape(config, model.width, "num_attention_heads", "num_key_value_heads");
   layer.attention.qkv_bias = layer.attention.out_bias = config.boolean_or({"attention_bias", "bias"}, false);
-  layer.attention.positions = rope(config, layer.attention.head_dim);
+  layer.attention.positions = rope(config, layer.attention.head_dim, defaults);
   layer.ffn = {.width = config.integer("intermediate_size", kWidths),
                .act = activation(config, "hidden_act", "silu"),
                .bias = config.boolean_or("mlp_bias", false)};
@@ -24,6 +24,11 @@ ModelSpec llama(const HfConfig& config) {
   model.tied = config.boolean_or("tie_word_embeddings", false);
   model.max_positions = max_positions(config, layer.attention.positions);
   return model;
+}
+
+// Llama 1 to 3, Yi, Aquila, Xverse. Source: transformers/models/llama/{configuration,modeling}_llama.py
+ModelSpec llama(const HfConfig& config) {
+  return llama_with(config, {});
 }
 
 // InternLM 1 and 2. Source: the published modeling_internlm.py (internlm-7b) and modeling_internlm2.py (internlm2-7b)

@@ -86,13 +86,16 @@ NameMap glm4(const ModelSpec& spec) {
   return map;
 }
 
-NameMap chatglm(const ModelSpec&) {
+NameMap chatglm(const ModelSpec& spec) {
+  // Without groups each head's query, key and value lie together.
+  const Attention& attention = spec.layers.front().attention;
+  const Split split = attention.kv_heads == attention.heads ? Split::kByKvHead : Split::kInOrder;
   return {.prefixes = {{"transformer.", "transformer."}},
           .rules =
               {
                   {"embedding", {"{body}embedding.word_embeddings"}},
                   {"attention_norm", {"{body}encoder.layers.{i}.input_layernorm"}},
-                  {"attention.qkv", {"{body}encoder.layers.{i}.self_attention.query_key_value"}},
+                  {"attention.qkv", {"{body}encoder.layers.{i}.self_attention.query_key_value"}, false, split},
                   {"attention.out", {"{body}encoder.layers.{i}.self_attention.dense"}},
                   {"ffn_norm", {"{body}encoder.layers.{i}.post_attention_layernorm"}},
                   {"ffn.up", {"{body}encoder.layers.{i}.mlp.dense_h_to_4h"}},

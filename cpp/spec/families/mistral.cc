@@ -13,13 +13,11 @@ ModelSpec mistral(const HfConfig& config) {
 
 // Source: transformers/models/mixtral/{configuration,modeling}_mixtral.py
 ModelSpec mixtral(const HfConfig& config) {
-  ModelSpec model = llama(config);
-  const Rope positions = rope(config, model.layers.front().attention.head_dim, {.base = 1e6});
+  ModelSpec model = llama_with(config, {.base = 1e6});
   const int32_t window = sliding_window(config);
   Moe moe = experts(config, "num_local_experts", "num_experts_per_tok");
   moe.renormalize = true;
   model.for_layers([&](Layer& layer) {
-    layer.attention.positions = positions;
     layer.attention.window = window;
     layer.ffn.moe = moe;
   });

@@ -54,8 +54,7 @@ float mpt_logit_scale(const HfConfig& config, int32_t width) {
 }  // namespace
 
 // Source: transformers/models/mpt/{configuration,modeling}_mpt.py, and the published modeling_mpt.py (mpt-7b) for what
-// that leaves out: clip_qkv, learned positions, fewer kv heads. As in transformers alibi_bias_max does not count: every
-// published folder has 8 there.
+// that leaves out: clip_qkv, alibi_bias_max (16 in mpt-7b-storywriter), learned positions, fewer kv heads.
 ModelSpec mpt(const HfConfig& config) {
   const HfConfig fields = section_or_empty(config, "attn_config");
   require_boolean(fields, "rope", false);
@@ -79,7 +78,7 @@ ModelSpec mpt(const HfConfig& config) {
     attention.qk_norm_kind = layer.attention_norm;
   }
   if (fields.boolean_or("alibi", true)) {
-    attention.positions = Alibi{};
+    attention.positions = Alibi{.max_bias = fields.number_or("alibi_bias_max", 8.0, kMultipliers)};
   } else if (config.boolean_or("learned_pos_emb", true)) {
     attention.positions = LearnedPositions{.num_positions = config.integer("max_seq_len", kPositionCounts)};
   } else {

@@ -48,8 +48,9 @@ ModelSpec olmo_original(const HfConfig& config) {
   require_string(config, "block_type", "sequential");
   require_boolean(config, "attention_layer_norm", false);
   ModelSpec model;
-  // The table has more rows than there are tokens.
-  model.vocab = config.integer({"embedding_size", "vocab_size"}, kVocabSizes);
+  model.vocab = config.integer("vocab_size", kVocabSizes);
+  const int32_t rows = config.integer_or("embedding_size", model.vocab, {model.vocab, kVocabSizes.max});
+  model.padding_rows = rows - model.vocab;
   model.width = config.integer("d_model", kWidths);
   const bool bias = config.boolean_or("include_bias", false);
 

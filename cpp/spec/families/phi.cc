@@ -5,9 +5,8 @@ namespace quire::families {
 
 // Phi 1 to 2. Source: transformers/models/phi/{configuration,modeling}_phi.py
 ModelSpec phi(const HfConfig& config) {
-  ModelSpec model = llama(config);
+  ModelSpec model = llama_with(config, {.rotated = 0.5});
   const Norm norm = layer_norm(config, "layer_norm_eps");
-  const Rope positions = rope(config, model.layers.front().attention.head_dim, {.rotated = 0.5});
   const Ffn ffn{.width = model.layers.front().ffn.width,
                 .act = activation(config, "hidden_act", "gelu_new"),
                 .gated = false,
@@ -16,14 +15,12 @@ ModelSpec phi(const HfConfig& config) {
   model.set_norms(norm);
   model.for_layers([&](Layer& layer) {
     layer.wiring = Wiring::kParallel;
-    layer.attention.positions = positions;
     layer.attention.qkv_bias = layer.attention.out_bias = true;
     if (qk_norm) layer.attention.qk_norm = Attention::QkNorm::kHead;
     layer.attention.qk_norm_kind = norm;
     layer.ffn = ffn;
   });
   model.head_bias = true;
-  model.max_positions = max_positions(config, positions);
   return model;
 }
 

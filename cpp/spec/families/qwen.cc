@@ -61,7 +61,8 @@ ModelSpec qwen(const HfConfig& config) {
     positions.scaling.kind = RopeScaling::Kind::kQwenDynamic;
     positions.scaling.original_max_positions = trained;
   }
-  if (config.boolean_or("use_logn_attn", true)) {
+  const bool log_scaled = config.boolean_or("use_logn_attn", true);
+  if (log_scaled) {
     positions.log_scale_base = trained;
     // The scale is applied while heads are turned.
     if (positions.dim != attention.head_dim) {
@@ -76,7 +77,7 @@ ModelSpec qwen(const HfConfig& config) {
   model.layers.assign(config.integer("num_hidden_layers", kLayerCounts), layer);
   model.tied = config.boolean_or("tie_word_embeddings", false);
   const int32_t longest = config.integer_or("max_position_embeddings", trained, kPositionCounts);
-  model.max_positions = dynamic ? std::max(longest, trained) : std::min(longest, trained);
+  model.max_positions = dynamic || log_scaled ? std::max(longest, trained) : std::min(longest, trained);
   return model;
 }
 

@@ -35,22 +35,6 @@ TEST_F(SchedulerRecompute, it_is_computed_again_in_chunks_beside_others) {
   EXPECT_EQ(step(), (Shares{{1, 6, 3, true}, {2, 0, 3, true}}));
 }
 
-TEST_F(SchedulerRecompute, one_that_waits_is_admitted_with_the_keys_of_its_length) {
-  config_.num_blocks = 4;
-  config_.max_model_len = 16;
-  config_.enable_prefix_caching = false;
-  add(1, 6);
-  add(2, 6);
-  while (scheduler().num_running() < 2 || scheduler().sequence(2).num_pending() > 0) step();
-  for (int i = 0; i < 3; ++i) {
-    append_to_all();
-    step();
-  }
-  EXPECT_FALSE(runs(2)) << "1 needs a third block";
-  EXPECT_EQ(scheduler().sequence(2).key_set, scheduler().sequence(2).num_tokens() > 8 ? 1 : 0);
-  EXPECT_EQ(scheduler().sequence(1).key_set, 1);
-}
-
 TEST_F(SchedulerRecompute, keys_of_two_sets_never_share_blocks) {
   const std::vector<int32_t> prompt = tokens_from(100, 7);
   scheduler().add(1, prompt, true);

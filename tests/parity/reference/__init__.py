@@ -42,6 +42,7 @@ FAMILIES: dict[str, Family] = {
     "DeepseekV2ForCausalLM": latent.deepseek_v2,
     "DeepseekV3ForCausalLM": latent.deepseek_v3,
     "MixtralForCausalLM": moe.mixtral,
+    "QuantMixtralForCausalLM": moe.mixtral,
     "DbrxForCausalLM": moe.dbrx,
     "ChatGLMModel": gpt.chatglm,
     "ChatGLMForConditionalGeneration": gpt.chatglm,

@@ -142,13 +142,12 @@ def mpt(config: Config, w: Weights, ids: Array) -> Array:
     """modeling_mpt.py of mosaicml/mpt-7b and llm-foundry: ALiBi or learned positions, clipped or normalised q and k,
     no biases unless no_bias is false, tied, logits perhaps scaled.
 
-    `alibi_bias_max` is not read, as in transformers/models/mpt/modeling_mpt.py, which the golden checkpoints come
-    from and which always takes 8; llm-foundry reads it (mpt-7b-storywriter has 16).
+    transformers' own modeling_mpt.py does not read alibi_bias_max; mpt-7b-storywriter has 16 there.
     """
     attn, count, width = config.get("attn_config") or {}, config["n_heads"], config["d_model"]
     groups = attn.get("kv_n_heads") or {"multiquery_attention": 1}.get(attn.get("attn_type", ""), count)
     clip, dim = attn.get("clip_qkv"), width // count
-    bias = alibi(count, len(ids)) if attn.get("alibi", False) else None
+    bias = alibi(count, len(ids), attn.get("alibi_bias_max", 8)) if attn.get("alibi", False) else None
     x = w["transformer.wte.weight"][ids]
     if bias is None and config.get("learned_pos_emb", True):
         x = x + w["transformer.wpe.weight"][: len(ids)]

@@ -427,6 +427,8 @@ ROWS = [
     variant("mpt", "MPTForCausalLM", draw_mpt, mpt(112, 7, 257, {})),
     # mosaicml/mpt-30b: heads of 112, clipped
     variant("mpt_30b", "MPTForCausalLM", draw_mpt, mpt(224, 2, 257, {"clip_qkv": 0.9}, expansion_ratio=2), "float16"),
+    # mosaicml/mpt-7b-storywriter: slopes for long texts
+    variant("mpt_storywriter", "MPTForCausalLM", draw_mpt, mpt(96, 3, 257, {"alibi_bias_max": 16, "clip_qkv": 1.5})),
     variant("mpt_learned", "MPTForCausalLM", draw_mpt, mpt(96, 3, 257, {"alibi": False}, expansion_ratio=3)),
     # replit/replit-code-v1-3b and mosaicml's 1B models: normalised q and k
     variant("mpt_qk_ln", "MPTForCausalLM", draw_mpt, mpt(128, 4, 257, {"qk_ln": True, "clip_qkv": 1.1})),

@@ -284,6 +284,17 @@ ROWS = [
         },
         "float16",
     ),
+    # vLLM's own name for it where it was quantised
+    variant(
+        "mixtral_quant",
+        "QuantMixtralForCausalLM",
+        draw_mixtral,
+        {
+            "model_type": "mixtral",
+            **base(64, 2, 40, 263, num_key_value_heads=2, num_local_experts=4, num_experts_per_tok=1),
+            "rope_theta": 1e6,
+        },
+    ),
     variant(
         "qwen2_moe",
         "Qwen2MoeForCausalLM",
