@@ -171,7 +171,7 @@ struct ModelSpec {
   int32_t padding_rows = 0;  ///< rows of the stored tables behind V, which are no tokens and are not read
   int32_t width = 0;         ///< D
   std::vector<Layer> layers;
-  int32_t embed_width = 0;  ///< of the embeddings and the head, with a projection on either side; 0: D
+  int32_t embed_width = 0;   ///< of the embeddings and the head, with a projection on either side; 0: D
   float embed_scale = 1.0f;  ///< of learned positions too
   Norm embed_norm{.kind = Norm::Kind::kNone};
   Norm final_norm;

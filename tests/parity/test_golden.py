@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 from goldens import Case, bits, check_output, corrected_folder, golden_folders, greedy, load_cases, open_engine, run
 
-
 FOLDERS = golden_folders()
 NUM_GENERATED = 24
 GREEDY = greedy(NUM_GENERATED)

@@ -81,7 +81,7 @@ TEST(Workspace, what_a_rich_model_needs_does_not_overlap_either) {
   EXPECT_EQ(w.latent_out.shape[1], 2 * 16);
   EXPECT_EQ(w.up.shape[1], 80);
   EXPECT_EQ(w.moe_scratch.shape[0], 14);
-  EXPECT_EQ(w.moe_scratch.shape[1], 2 * 24 + 40 + 20);
+  EXPECT_EQ(w.moe_scratch.shape[1], 24 + 40 + 20);
   const std::vector<std::vector<Tensor>> alive = {
       {w.hidden, w.embedded},
       {w.hidden, w.normed, w.normed_ffn, w.branch, w.qkv, w.attention, w.q, w.latent_q, w.latent_out},

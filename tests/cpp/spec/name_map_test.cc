@@ -46,8 +46,8 @@ TEST(NameMap, a_module_that_a_family_does_not_name_is_a_bug_of_ours) {
 TEST(NameMap, every_family_names_the_modules_that_all_models_have) {
   for (const Family& row : family_table()) {
     const NameMap map = row.names(tiny());
-    for (const char* module : {"embedding", "attention_norm", "attention.qkv", "attention.out", "ffn_norm", "final_norm",
-                               "head"}) {
+    for (const char* module :
+         {"embedding", "attention_norm", "attention.qkv", "attention.out", "ffn_norm", "final_norm", "head"}) {
       EXPECT_FALSE(map.rule(module).sources.empty()) << row.name << " " << module;
     }
     EXPECT_FALSE(map.prefixes.empty());

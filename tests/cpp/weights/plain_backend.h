@@ -11,7 +11,8 @@
 
 namespace quire {
 
-/// A backend that computes nothing: its packed linear is a plain float array [groups, N, K], so that a test can look at it.
+/// A backend that computes nothing: its packed linear is a plain float array [groups, N, K], so that a test can look at
+/// it.
 class PlainBackend : public Backend {
  public:
   class PlainStream : public Stream {
