@@ -155,12 +155,12 @@ ModelDescription Engine::describe(const EngineConfig& config) {
   return with_own_errors([&] { return open_model(config).description; });
 }
 
-std::vector<std::string> Engine::architectures() {
-  std::vector<std::string> names;
+std::vector<std::pair<std::string, std::vector<std::string>>> Engine::families() {
+  std::vector<std::pair<std::string, std::vector<std::string>>> rows;
   for (const Family& family : family_table()) {
-    names.insert(names.end(), family.architectures.begin(), family.architectures.end());
+    rows.emplace_back(family.name, std::vector<std::string>(family.architectures.begin(), family.architectures.end()));
   }
-  return names;
+  return rows;
 }
 
 double Engine::now() {

@@ -192,7 +192,7 @@ Norm layer_norm(const HfConfig& config, const FieldNames& eps, double fallback) 
       .kind = Norm::Kind::kLayer, .eps = static_cast<float>(config.number_or(eps, fallback, kNormEps)), .bias = true};
 }
 
-std::vector<bool> sliding_layers(const HfConfig& config, size_t num_layers) {
+std::vector<bool> sliding_layers(const HfConfig& config, size_t num_layers, int32_t pattern) {
   std::vector<bool> slides;
   const std::vector<std::string> types = config.strings("layer_types");
   for (const std::string& type : types) {
@@ -205,6 +205,9 @@ std::vector<bool> sliding_layers(const HfConfig& config, size_t num_layers) {
   if (!slides.empty() && slides.size() != num_layers) {
     config.refuse(ErrorKind::kInvalidArgument, "layer_types", "wrong length " + std::to_string(slides.size()),
                   "one for each of " + std::to_string(num_layers) + " layers");
+  }
+  if (slides.empty() && pattern > 0) {
+    for (size_t i = 0; i < num_layers; ++i) slides.push_back((i + 1) % static_cast<size_t>(pattern) != 0);
   }
   return slides;
 }

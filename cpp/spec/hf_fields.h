@@ -46,9 +46,10 @@ Rope rope(const HfConfig& config, int32_t head_dim, const RopeDefaults& defaults
 Norm rms_norm(const HfConfig& config, const FieldNames& eps, double fallback = 1e-6);
 Norm layer_norm(const HfConfig& config, const FieldNames& eps, double fallback = 1e-5);
 
-/// Does each layer slide? From `layer_types`; empty if the config has no such field.
+/// Does each layer slide? By `layer_types`; without it every layer but each `pattern`-th, or, if that is 0, the answer
+/// is empty.
 /// Raises: kUnsupported for an unknown type, kInvalidArgument if it is not as long as there are layers.
-std::vector<bool> sliding_layers(const HfConfig& config, size_t num_layers);
+std::vector<bool> sliding_layers(const HfConfig& config, size_t num_layers, int32_t pattern = 0);
 
 /// sliding_window, 0 if it is null or, without a fallback, absent.
 int32_t sliding_window(const HfConfig& config, int32_t fallback = 0);

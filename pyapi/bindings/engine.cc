@@ -1,6 +1,7 @@
 #include "quire/engine.h"
 
 #include <nanobind/stl/optional.h>
+#include <nanobind/stl/pair.h>
 #include <nanobind/stl/shared_ptr.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/unique_ptr.h>
@@ -144,7 +145,7 @@ void bind_engine(nb::module_& module) {
   nb::class_<Engine>(module, "Engine", "Runs one model on a thread of its own; see include/quire/engine.h.")
       .def_static("create", &Engine::create, nb::arg("config"), ReleaseGil())
       .def_static("describe", &Engine::describe, nb::arg("config"), ReleaseGil())
-      .def_static("architectures", &Engine::architectures)
+      .def_static("families", &Engine::families)
       .def_static("now", &Engine::now)
       .def("submit", &submit, nb::arg("prompt_token_ids"), nb::arg("sampling"), nb::arg("output_kind"),
            nb::arg("queue"), ReleaseGil())

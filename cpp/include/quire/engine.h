@@ -4,6 +4,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "quire/config.h"
@@ -80,8 +81,8 @@ class Engine {
   /// Raises: as create().
   static ModelDescription describe(const EngineConfig& config);
 
-  /// The architecture names that can be loaded, in the order of the family table.
-  static std::vector<std::string> architectures();
+  /// The rows of the family table: a family's name, and the architecture names in config.json that it serves.
+  static std::vector<std::pair<std::string, std::vector<std::string>>> families();
 
   virtual ~Engine() = default;
 

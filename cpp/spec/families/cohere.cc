@@ -1,3 +1,5 @@
+#include <vector>
+
 #include "spec/families/families.h"
 #include "spec/hf_fields.h"
 
@@ -19,6 +21,24 @@ ModelSpec cohere(const HfConfig& config) {
   });
   model.tied = config.boolean_or("tie_word_embeddings", true);
   model.logit_scale = static_cast<float>(config.number_or("logit_scale", 0.0625, kMultipliers));
+  return model;
+}
+
+// Command R7B, Command A. Windows in all layers but each fourth, and positions in those with a window only.
+// Source: transformers/models/cohere2/{configuration,modeling}_cohere2.py
+ModelSpec cohere2(const HfConfig& config) {
+  ModelSpec model = cohere(config);
+  const int32_t window = sliding_window(config, 4096);
+  const std::vector<bool> slides =
+      sliding_layers(config, model.layers.size(), config.integer_or("sliding_window_pattern", 4, kLayerCounts));
+  for (size_t i = 0; i < slides.size(); ++i) {
+    Attention& attention = model.layers[i].attention;
+    if (slides[i]) {
+      attention.window = window;
+    } else {
+      attention.positions = NoPositions{};
+    }
+  }
   return model;
 }
 

@@ -47,6 +47,7 @@ ModelSpec deepseek_v3(const HfConfig& config);
 
 // cohere.cc, olmo.cc, phi.cc, stablelm.cc, starcoder2.cc, gpt_oss.cc
 ModelSpec cohere(const HfConfig& config);
+ModelSpec cohere2(const HfConfig& config);
 ModelSpec olmo(const HfConfig& config);
 ModelSpec olmo_original(const HfConfig& config);
 ModelSpec olmo2(const HfConfig& config);

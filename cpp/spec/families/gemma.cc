@@ -25,13 +25,6 @@ void set_second_generation(const HfConfig& config, double cap_attention, double 
   }
 }
 
-/// layer_types, or every layer but each `pattern`-th slides.
-std::vector<bool> windows(const HfConfig& config, size_t num_layers, size_t pattern) {
-  std::vector<bool> slides = sliding_layers(config, num_layers);
-  for (size_t i = slides.size(); i < num_layers; ++i) slides.push_back((i + 1) % pattern != 0);
-  return slides;
-}
-
 ModelSpec gemma_with(const HfConfig& config, const RopeDefaults& defaults) {
   ModelSpec model = llama_with(config.with_defaults({{"head_dim", 256}}), defaults);
   const Ffn::Act act = activation(config, "hidden_activation", "gelu_pytorch_tanh");
@@ -53,7 +46,7 @@ ModelSpec gemma(const HfConfig& config) {
 // Source: transformers/models/gemma2/{configuration,modeling}_gemma2.py
 ModelSpec gemma2(const HfConfig& config) {
   ModelSpec model = gemma(config);
-  set_second_generation(config, 50.0, 30.0, windows(config, model.layers.size(), 2), model);
+  set_second_generation(config, 50.0, 30.0, sliding_layers(config, model.layers.size(), 2), model);
   return model;
 }
 
@@ -62,7 +55,7 @@ ModelSpec gemma3(const HfConfig& config) {
   ModelSpec model = gemma_with(config, {.base = 1e6, .layer_type = "full_attention"});
   const auto pattern =
       static_cast<size_t>(config.integer_or({"sliding_window_pattern", "_sliding_window_pattern"}, 6, kLayerCounts));
-  const std::vector<bool> slides = windows(config, model.layers.size(), pattern);
+  const std::vector<bool> slides = sliding_layers(config, model.layers.size(), pattern);
   set_second_generation(config, 0.0, 0.0, slides, model);
 
   const int32_t head_dim = model.layers.front().attention.head_dim;

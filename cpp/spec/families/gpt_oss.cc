@@ -11,8 +11,7 @@ ModelSpec gpt_oss(const HfConfig& config) {
   ModelSpec model = llama(config.with_defaults({{"head_dim", 64}}));
   const bool bias = config.boolean_or("attention_bias", true);
   const int32_t window = sliding_window(config, 128);
-  std::vector<bool> slides = sliding_layers(config, model.layers.size());
-  for (size_t i = slides.size(); i < model.layers.size(); ++i) slides.push_back(i % 2 == 0);
+  const std::vector<bool> slides = sliding_layers(config, model.layers.size(), 2);
   Moe moe = experts(config, {"num_local_experts", "num_experts"}, {"num_experts_per_tok", "experts_per_token"});
   moe.renormalize = true;
   moe.router_bias = true;

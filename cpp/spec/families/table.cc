@@ -88,6 +88,7 @@ std::span<const Family> family_table() {
       {"deepseek_v2", {"DeepseekV2ForCausalLM"}, f::deepseek_v2, n::deepseek},
       {"deepseek_v3", {"DeepseekV3ForCausalLM"}, f::deepseek_v3, n::deepseek},
       {"cohere", {"CohereForCausalLM"}, f::cohere, n::llama},
+      {"cohere2", {"Cohere2ForCausalLM"}, f::cohere2, n::llama},
       {"olmo", {"OlmoForCausalLM"}, f::olmo, n::llama},
       {"olmo_original", {"OLMoForCausalLM"}, f::olmo_original, n::olmo_original},
       {"olmo2", {"Olmo2ForCausalLM"}, f::olmo2, n::gemma2},

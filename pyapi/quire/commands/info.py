@@ -20,7 +20,7 @@ USAGE = "[MODEL] [FLAG ...]"
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Add the flags of `quire info`."""
     parser.add_argument("folder", nargs="?", metavar="MODEL", help="model folder; default: the built-in model")
-    parser.add_argument("--families", action="store_true", help="list the architectures that can be loaded")
+    parser.add_argument("--families", action="store_true", help="list the families that can be loaded, with their names in config.json")
     parser.add_argument("--json", action="store_true", help="print JSON")
     add_engine_flags(parser, exclude=ENGINE_FLAGS_LEFT_OUT, keep_defaults=False)
 
@@ -46,8 +46,9 @@ def run(options: argparse.Namespace) -> int:
 def _print_families(as_json: bool) -> None:
     from quire import _core
 
-    names = _core.Engine.architectures()
-    console.write(json.dumps(names, indent=2) + "\n" if as_json else "".join(f"{name}\n" for name in names))
+    rows = dict(_core.Engine.families())
+    lines = (f"{family:<15}{', '.join(architectures)}\n" for family, architectures in rows.items())
+    console.write(json.dumps(rows, indent=2) + "\n" if as_json else "".join(lines))
 
 
 def _facts(folder: str, description: _core.ModelDescription) -> dict[str, Any]:

@@ -65,8 +65,9 @@ TEST_F(EngineTest, resolves_its_configuration) {
   EXPECT_EQ(config.kv_cache_memory_bytes, engine_->description().memory.kv_cache_bytes);
   EXPECT_EQ(config.num_threads, 1);
   EXPECT_EQ(engine_->vocabulary()->size(), 96);
-  const std::vector<std::string> names = Engine::architectures();
-  EXPECT_NE(std::find(names.begin(), names.end(), "LlamaForCausalLM"), names.end());
+  const auto [family, architectures] = Engine::families().front();
+  EXPECT_EQ(family, "llama");
+  EXPECT_EQ(architectures, (std::vector<std::string>{"LlamaForCausalLM", "LLaMAForCausalLM"}));
 }
 
 TEST_F(EngineTest, ends_at_max_tokens_with_the_text_of_its_tokens) {

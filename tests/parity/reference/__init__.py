@@ -47,6 +47,7 @@ FAMILIES: dict[str, Family] = {
     "ChatGLMModel": gpt.chatglm,
     "ChatGLMForConditionalGeneration": gpt.chatglm,
     "CohereForCausalLM": llama.cohere,
+    "Cohere2ForCausalLM": llama.cohere2,
     "GemmaForCausalLM": gemma.gemma,
     "Gemma2ForCausalLM": gemma.gemma2,
     "Gemma3ForCausalLM": gemma.gemma3,

@@ -318,6 +318,27 @@ def cohere(config: Config, w: Weights, ids: Array) -> Array:
     return output_logits(config, w, w.layer_norm("model.norm", x, eps), tied=True) * config.get("logit_scale", 0.0625)
 
 
+def cohere2(config: Config, w: Weights, ids: Array) -> Array:
+    """transformers/models/cohere2/modeling_cohere2.py: Cohere with a window in all layers but each fourth; only layers
+    with a window know positions."""
+    count, groups, eps = config["num_attention_heads"], kv_heads(config), config["layer_norm_eps"]
+    rope = make_rope(config, head_dim(config), len(ids), interleaved=True)
+    x = w["model.embed_tokens.weight"][ids]
+    for layer in range(config["num_hidden_layers"]):
+        block = w.at(f"model.layers.{layer}.")
+        attn = block.at("self_attn.")
+        types = config.get("layer_types")
+        slides = types[layer] == "sliding_attention" if types else (layer + 1) % config["sliding_window_pattern"] != 0
+        h = block.layer_norm("input_layernorm", x, eps)
+        q, k, v = (heads(attn.linear(n, h), m) for n, m in (("q_proj", count), ("k_proj", groups), ("v_proj", groups)))
+        if slides:
+            attended = attend(rope(q), rope(k), v, window=config["sliding_window"])
+        else:
+            attended = attend(q, k, v)
+        x = x + attn.linear("o_proj", attended) + gated_mlp(block.at("mlp."), h)
+    return output_logits(config, w, w.layer_norm("model.norm", x, eps), tied=True) * config["logit_scale"]
+
+
 def llava(config: Config, w: Weights, ids: Array) -> Array:
     """transformers/models/llava/modeling_llava.py, text only: a LLaMA under `language_model.`."""
     return llama(config["text_config"], w.at("language_model."), ids)

@@ -312,6 +312,34 @@ ROWS = [
             "rope_theta": 75000000.0,
         },
     ),
+    # CohereForAI/c4ai-command-r7b-12-2024, and by layer_types as newer folders have it
+    variant(
+        "cohere2",
+        "Cohere2ForCausalLM",
+        cohere(out=4.0, head=8.0),
+        {
+            **COHERE,
+            **base(96, 4, 95, 263, eps="layer_norm_eps", num_key_value_heads=2, logit_scale=0.25, rope_theta=50000),
+            "model_type": "cohere2",
+            "num_hidden_layers": 4,
+            "sliding_window": 9,
+            "sliding_window_pattern": 4,
+        },
+    ),
+    variant(
+        "cohere2_layer_types",
+        "Cohere2ForCausalLM",
+        cohere(out=4.0, head=8.0),
+        {
+            **COHERE,
+            **base(96, 4, 95, 263, eps="layer_norm_eps", num_key_value_heads=2, logit_scale=0.25, rope_theta=50000),
+            "model_type": "cohere2",
+            "num_hidden_layers": 3,
+            "sliding_window": 12,
+            "layer_types": ["full_attention", "sliding_attention", "full_attention"],
+        },
+        "float16",
+    ),
     # stabilityai/stablelm-3b-4e1t: heads of 80, a quarter turns
     variant(
         "stablelm_3b",
