@@ -54,7 +54,8 @@ OpenModel open_model(const EngineConfig& config) {
   const ModelSpec& spec = model.folder.spec;
   const MemoryPlan memory =
       plan_memory({.weight_bytes = held.bytes,
-                   .workspace_bytes = Runner::workspace_bytes(spec, *resolved.max_num_batched_tokens),
+                   .workspace_bytes = Runner::workspace_bytes(spec, *resolved.max_num_batched_tokens,
+                                                              config.max_model_len.value_or(spec.max_positions)),
                    .kv_block_bytes = kv_bytes_per_block(spec, *model.backend, model.kv_dtype, config.block_size),
                    .available_bytes = model.backend->available_memory(),
                    .max_positions = spec.max_positions},

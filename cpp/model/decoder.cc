@@ -151,6 +151,10 @@ int64_t Decoder::workspace_bytes(const ModelSpec& spec, int32_t max_tokens, int3
   return Workspace(spec, max_tokens, max_logit_rows, nullptr).bytes;
 }
 
+int64_t Decoder::table_bytes(const ModelSpec& spec, int32_t max_model_len) {
+  return PositionTables::bytes(spec, max_model_len);
+}
+
 Tensor Decoder::forward(const RaggedBatch& batch, std::span<const KvLayer> kv, void* workspace, Stream& stream) const {
   const ModelSpec& spec = state_->spec;
   const ModelWeights& weights = state_->weights;

@@ -24,6 +24,9 @@ class Decoder {
   /// a time; the logits themselves are the caller's memory.
   static int64_t workspace_bytes(const ModelSpec& spec, int32_t max_tokens, int32_t max_logit_rows);
 
+  /// Bytes that a decoder for sequences of up to `max_model_len` tokens takes for itself.
+  static int64_t table_bytes(const ModelSpec& spec, int32_t max_model_len);
+
   /// Compute one step up to the last layer. Returns the hidden states before the final norm, [T, D] float32, inside
   /// `workspace`: valid until the next forward() with the same workspace.
   Tensor forward(const RaggedBatch& batch, std::span<const KvLayer> kv, void* workspace, Stream& stream) const;

@@ -2,8 +2,10 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <span>
 
+#include "core/check.h"
 #include "spec/alibi.h"
 #include "spec/rope.h"
 
@@ -35,6 +37,9 @@ double log_scale(const Rope& rope, int64_t position) {
 
 PositionTables::PositionTables(const ModelSpec& spec, int32_t num_positions, Backend& backend, Stream& stream)
     : backend_(backend), stream_(stream), num_positions_(num_positions), num_sets_(num_rope_sets(spec, num_positions)) {
+  QUIRE_REQUIRE(int64_t{num_sets_} * num_positions_ <= std::numeric_limits<int32_t>::max(), ErrorKind::kUnsupported,
+                "[model] too many positions for ", num_sets_,
+                " sets of angles: set max_model_len <= ", std::numeric_limits<int32_t>::max() / num_sets_);
   for (const Layer& layer : spec.layers) {
     LayerPositions& positions = layers_.emplace_back();
     if (const auto* rope = std::get_if<Rope>(&layer.attention.positions)) positions.rope = rope_table(*rope);
@@ -42,6 +47,20 @@ PositionTables::PositionTables(const ModelSpec& spec, int32_t num_positions, Bac
       positions.alibi_slopes = alibi_slopes(*alibi, layer.attention);
     }
   }
+}
+
+int64_t PositionTables::bytes(const ModelSpec& spec, int32_t num_positions) {
+  std::vector<Rope> ropes;
+  int64_t bytes = 0;
+  for (const Layer& layer : spec.layers) {
+    const auto* rope = std::get_if<Rope>(&layer.attention.positions);
+    if (rope == nullptr || std::ranges::find(ropes, *rope) != ropes.end()) continue;
+    ropes.push_back(*rope);
+    const int64_t num_tables = rope->log_scale_base > 0 ? 4 : 2;
+    bytes += num_tables * num_rope_sets(spec, num_positions) * num_positions * (rope->dim / 2) *
+             static_cast<int64_t>(sizeof(float));
+  }
+  return bytes;
 }
 
 void* PositionTables::upload(const std::vector<float>& values) {

@@ -34,6 +34,9 @@ class PositionTables {
  public:
   PositionTables(const ModelSpec& spec, int32_t num_positions, Backend& backend, Stream& stream);
 
+  /// Bytes that the rope tables of a model take; the slopes are a few hundred.
+  static int64_t bytes(const ModelSpec& spec, int32_t num_positions);
+
   const LayerPositions& of_layer(size_t layer) const { return layers_[layer]; }
 
  private:

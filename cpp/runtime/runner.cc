@@ -38,9 +38,10 @@ Runner::Runner(const ModelSpec& spec, ModelWeights weights, std::unique_ptr<Back
       batch_(*backend_, config.block_size, config.max_model_len),
       decoder_(spec_, weights_, *backend_, *stream_, config.max_model_len) {}
 
-int64_t Runner::workspace_bytes(const ModelSpec& spec, int32_t max_num_batched_tokens) {
+int64_t Runner::workspace_bytes(const ModelSpec& spec, int32_t max_num_batched_tokens, int32_t max_model_len) {
   const int32_t rows = rows_per_slice(spec, max_num_batched_tokens);
-  return Decoder::workspace_bytes(spec, max_num_batched_tokens, rows) + logits_bytes(spec, rows);
+  return Decoder::workspace_bytes(spec, max_num_batched_tokens, rows) + logits_bytes(spec, rows) +
+         Decoder::table_bytes(spec, max_model_len);
 }
 
 void Runner::copy_blocks(std::span<const BlockCopy> copies) {

@@ -35,8 +35,8 @@ class Runner {
   Runner(const Runner&) = delete;
   Runner& operator=(const Runner&) = delete;
 
-  /// Bytes of activations and logits that a runner of this model takes, beside weights and KV cache.
-  static int64_t workspace_bytes(const ModelSpec& spec, int32_t max_num_batched_tokens);
+  /// Bytes that a runner of this model takes beside weights and KV cache: activations, logits, tables of positions.
+  static int64_t workspace_bytes(const ModelSpec& spec, int32_t max_num_batched_tokens, int32_t max_model_len);
 
   /// Which of the model's sets of keys a prompt of that length is computed with (Sequence::key_set).
   int32_t key_set(int64_t prompt_length) const { return rope_set(spec_, prompt_length); }

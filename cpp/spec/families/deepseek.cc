@@ -12,7 +12,7 @@ void set_experts(const HfConfig& config, Moe moe, ModelSpec& model) {
   const int32_t first = config.integer_or("first_k_dense_replace", 0, {0, kLayerCounts.max});
   const int32_t every = config.integer_or("moe_layer_freq", 1, kLayerCounts);
   const int32_t width = config.integer("moe_intermediate_size", kWidths);
-  moe.shared_width = config.integer_or("n_shared_experts", 0, {0, kExpertCounts.max}) * width;
+  moe.shared_width = config.integer_or("n_shared_experts", 0, {0, kWidths.max / width}) * width;
   for (int32_t i = first; i < static_cast<int32_t>(model.layers.size()); ++i) {
     if (i % every != 0) continue;
     Ffn& ffn = model.layers[static_cast<size_t>(i)].ffn;

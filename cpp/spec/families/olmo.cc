@@ -27,8 +27,9 @@ Norm original_norm(const HfConfig& config) {
 
 /// The gated activation goes by a name of its own and counts both halves.
 Ffn original_ffn(const HfConfig& config, int32_t width, bool bias) {
-  const int32_t hidden = config.has("mlp_hidden_size") ? config.integer("mlp_hidden_size", {2, kWidths.max})
-                                                       : config.integer_or("mlp_ratio", 4, kWidths) * width;
+  const int32_t hidden = config.has("mlp_hidden_size")
+                             ? config.integer("mlp_hidden_size", {2, kWidths.max})
+                             : config.integer_or("mlp_ratio", 4, {1, 4 * kWidths.max / width}) * width;
   if (config.string_or("activation_type", "swiglu") == "swiglu") return {.width = hidden / 2, .bias = bias};
   return {.width = hidden, .act = activation(config, "activation_type", "gelu"), .gated = false, .bias = bias};
 }
