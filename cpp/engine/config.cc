@@ -34,6 +34,8 @@ void EngineConfig::validate() const {
   QUIRE_REQUIRE(dtype == "auto" || type == DType::kFloat32 || type == DType::kBFloat16 || type == DType::kFloat16,
                 ErrorKind::kInvalidArgument, "[config] unknown type: dtype=", in_quotes(dtype),
                 ", expected=auto, float32, bfloat16, float16");
+  QUIRE_REQUIRE(load_format == "auto" || load_format == "dummy", ErrorKind::kInvalidArgument,
+                "[config] unknown format of weights: load_format=", in_quotes(load_format), ", expected=auto, dummy");
   // One token of prompt and one of output.
   require_at_least("max_model_len", max_model_len, 2);
   require_at_least("max_num_seqs", max_num_seqs, 1);

@@ -107,7 +107,7 @@ std::shared_ptr<const Vocabulary> read_vocabulary(const OpenModel& model) {
 
 std::unique_ptr<Runner> load_runner(OpenModel& model) {
   std::unique_ptr<Stream> stream = model.backend->create_stream();
-  ModelWeights weights = load_weights(model.folder, model.checkpoint, model.weight_dtype, *model.backend, *stream);
+  ModelWeights weights = load_weights(model, *stream);
   return std::make_unique<Runner>(model.folder.spec, std::move(weights), std::move(model.backend), std::move(stream),
                                   RunnerConfig{.max_num_batched_tokens = *model.config.max_num_batched_tokens,
                                                .max_model_len = model.description.memory.max_model_len,

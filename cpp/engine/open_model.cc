@@ -6,6 +6,7 @@
 #include "engine/memory_plan.h"
 #include "runtime/kv_memory.h"
 #include "runtime/runner.h"
+#include "weights/dummy.h"
 #include "weights/loader.h"
 
 namespace quire {
@@ -37,15 +38,25 @@ ModelInfo info_of(const ModelFolder& folder, const WeightSummary& stored) {
   return info;
 }
 
+WeightSummary check(const OpenModel& model, std::optional<DType> dtype) {
+  return model.checkpoint ? check_weights(model.folder, *model.checkpoint, dtype)
+                          : check_dummy_weights(model.folder, dtype);
+}
+
 }  // namespace
+
+ModelWeights load_weights(const OpenModel& model, Stream& stream) {
+  if (!model.checkpoint) return load_dummy_weights(model.folder, model.weight_dtype, *model.backend, stream);
+  return load_weights(model.folder, *model.checkpoint, model.weight_dtype, *model.backend, stream);
+}
 
 OpenModel open_model(const EngineConfig& config) {
   config.validate();
-  OpenModel model{.folder = read_model_folder(config.model), .checkpoint = Checkpoint::open(config.model)};
+  OpenModel model{.folder = read_model_folder(config.model)};
+  if (config.load_format == "auto") model.checkpoint = Checkpoint::open(config.model);
   model.weight_dtype = dtype_from_name(config.dtype);
-  const WeightSummary stored = check_weights(model.folder, model.checkpoint, std::nullopt);
-  const WeightSummary held =
-      model.weight_dtype ? check_weights(model.folder, model.checkpoint, model.weight_dtype) : stored;
+  const WeightSummary stored = check(model, std::nullopt);
+  const WeightSummary held = model.weight_dtype ? check(model, model.weight_dtype) : stored;
   model.backend = create_backend(config.device, config.num_threads);
   model.kv_dtype = model.weight_dtype.value_or(stored.dtype);
 

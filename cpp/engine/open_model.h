@@ -8,13 +8,14 @@
 #include "quire/engine.h"
 #include "weights/checkpoint.h"
 #include "weights/model_folder.h"
+#include "weights/model_weights.h"
 
 namespace quire {
 
 /// A model folder that has been read but for its weights, with the backend that will run it and the memory divided.
 struct OpenModel {
   ModelFolder folder;
-  Checkpoint checkpoint;
+  std::optional<Checkpoint> checkpoint;  ///< empty with load_format "dummy"
   std::unique_ptr<Backend> backend;
   /// Type to hold matrices in; unset: as stored.
   std::optional<DType> weight_dtype;
@@ -23,6 +24,9 @@ struct OpenModel {
   /// With every "auto" resolved.
   EngineConfig config;
 };
+
+/// Bring the weights into the backend's memory. Raises: as load_weights().
+ModelWeights load_weights(const OpenModel& model, Stream& stream);
 
 /// Raises: as Engine::create().
 OpenModel open_model(const EngineConfig& config);

@@ -162,18 +162,16 @@ class Matcher {
   NamePrefix prefix_;
 };
 
-/// Vectors are float32 always. Widening 16 bits changes no value, so that float32 keeps a matrix as it is stored,
-/// unless its values are changed while it is loaded.
-DType held_type(const WantedWeight& weight, DType stored, std::optional<DType> wanted) {
-  if (weight.inputs == 0) return DType::kFloat32;
-  const bool widens = wanted == DType::kFloat32 && dtype_bytes(stored) == 2 && weight.fold == Fold::kNone;
-  return !wanted || widens ? stored : *wanted;
-}
-
 }  // namespace
 
 int64_t MatchedWeight::bytes() const {
   return wanted.num_elements() * dtype_bytes(held);
+}
+
+DType held_type(const WantedWeight& weight, DType stored, std::optional<DType> wanted) {
+  if (weight.inputs == 0) return DType::kFloat32;
+  const bool widens = wanted == DType::kFloat32 && dtype_bytes(stored) == 2 && weight.fold == Fold::kNone;
+  return !wanted || widens ? stored : *wanted;
 }
 
 std::vector<MatchedWeight> match_weights(const ModelFolder& folder, const Checkpoint& checkpoint,

@@ -31,6 +31,10 @@ struct MatchedWeight {
   }
 };
 
+/// The type that a weight is held in. Vectors are float32 always. Widening 16 bits changes no value, so that float32
+/// keeps a matrix as it is stored, unless its values are changed while it is loaded.
+DType held_type(const WantedWeight& weight, DType stored, std::optional<DType> wanted);
+
 /// Find the tensors of every weight that the folder's spec asks for, and check names, shapes and types. No tensor's
 /// data is read. Destinations point into `weights`.
 /// Raises: kInvalidArgument for tensors missing or left over, wrong shapes or types, and a `dtype` that weights cannot

@@ -18,6 +18,7 @@ void bind_config(nb::module_& module) {
       .def(nb::init<>())
       .def_rw("model", &EngineConfig::model)
       .def_rw("tokenizer", &EngineConfig::tokenizer)
+      .def_rw("load_format", &EngineConfig::load_format)
       .def_rw("with_vocabulary", &EngineConfig::with_vocabulary)
       .def_rw("device", &EngineConfig::device)
       .def_rw("dtype", &EngineConfig::dtype)

@@ -98,7 +98,13 @@ class EngineArgs:
     tokenizer_mode: str = described("auto", one_of("auto", "slow"), "slow prefers tokenizer.model (SentencePiece)")
     trust_remote_code: bool = _quiet(False, BOOL, "code from a model folder is never run")
     download_dir: str | None = _no_effect(None, optional(PATH), "models are read from local folders")
-    load_format: str = _not_offered("auto", LOAD_FORMAT, "use load_format='auto'", also=("pt", "safetensors"))
+    load_format: str = described(
+        "auto",
+        LOAD_FORMAT,
+        "where weights come from: auto, the folder's files; dummy, random ones of the config's shapes, to measure with",
+        offered=("auto", "pt", "safetensors", "dummy"),
+        remedy="use load_format='auto'",
+    )
     dtype: str = described("auto", DTYPE, "type of weights and KV cache")
     kv_cache_dtype: str = _not_offered("auto", one_of("auto", "fp8_e5m2"), "use kv_cache_dtype='auto'")
     seed: int = described(0, INT64, "seed of the requests that bring none")
@@ -218,6 +224,7 @@ class EngineArgs:
         config = _core.EngineConfig()
         config.model = self.model_folder()
         config.tokenizer = "" if self.tokenizer is None else self.tokenizer_folder()
+        config.load_format = "dummy" if self.load_format == "dummy" else "auto"
         config.with_vocabulary = not self.skip_tokenizer_init
         config.dtype = _DTYPES.get(self.dtype, self.dtype)
         config.num_blocks_override = self.forced_num_gpu_blocks

@@ -114,7 +114,6 @@ NOT_OFFERED: list[tuple[str, Any]] = [
     ("quantization", "gptq"),
     ("enable_lora", True),
     ("kv_cache_dtype", "fp8_e5m2"),
-    ("load_format", "dummy"),
     ("load_format", "npcache"),
     ("device", "cuda"),
     ("device", "neuron"),

@@ -18,6 +18,9 @@ struct EngineConfig {
   std::string model;
   /// Folder of the tokenizer, if it is not the model's. Empty: `model`.
   std::string tokenizer;
+  /// Where weights come from: "auto", the folder's safetensors or, without them, its pytorch_model.bin; "dummy", random
+  /// ones of the shapes that config.json gives, to measure with.
+  std::string load_format = "auto";
   /// Read the vocabulary from the tokenizer's folder, so that outputs carry text and stop strings work.
   bool with_vocabulary = true;
   /// "auto", or "cpu". "cpu:portable", "cpu:avx2" and "cpu:avx512" force one instruction set.

@@ -20,7 +20,9 @@ USAGE = "[MODEL] [FLAG ...]"
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Add the flags of `quire info`."""
     parser.add_argument("folder", nargs="?", metavar="MODEL", help="model folder; default: the built-in model")
-    parser.add_argument("--families", action="store_true", help="list the families that can be loaded, with their names in config.json")
+    parser.add_argument(
+        "--families", action="store_true", help="list the families that can be loaded, with their names in config.json"
+    )
     parser.add_argument("--json", action="store_true", help="print JSON")
     add_engine_flags(parser, exclude=ENGINE_FLAGS_LEFT_OUT, keep_defaults=False)
 

@@ -193,7 +193,7 @@ class FailingSteps : public testing::Test {
     const MemoryPlan& memory = model.description.memory;
     auto backend = std::make_unique<FailingBackend>(std::move(model.backend));
     auto stream = backend->create_stream();
-    ModelWeights weights = load_weights(model.folder, model.checkpoint, std::nullopt, *backend, *stream);
+    ModelWeights weights = load_weights(model.folder, *model.checkpoint, std::nullopt, *backend, *stream);
     auto runner =
         std::make_unique<Runner>(model.folder.spec, std::move(weights), std::move(backend), std::move(stream),
                                  RunnerConfig{.max_model_len = memory.max_model_len, .num_blocks = memory.num_blocks});

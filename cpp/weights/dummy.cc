@@ -1,0 +1,130 @@
+#include "weights/dummy.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <random>
+#include <utility>
+#include <vector>
+
+#include "weights/elements.h"
+#include "weights/match.h"
+#include "weights/wanted.h"
+
+namespace quire {
+namespace {
+
+DType stored_type(const ModelFolder& folder) {
+  return folder.config_dtype.value_or(DType::kBFloat16);
+}
+
+/// Random matrices as views of one piece of memory, whose rows overlap: a model of any size is made in the time that
+/// packing takes.
+class RandomMatrices {
+ public:
+  explicit RandomMatrices(DType dtype) : dtype_(dtype) {}
+
+  /// `count` matrices [rows, columns] of numbers from -a to a, with a variance of 1 / columns.
+  std::vector<Tensor> make(int64_t count, int64_t rows, int64_t columns) {
+    constexpr int64_t kSize = 1 << 20;
+    fill(std::max(kSize, rows + columns + count), columns);
+    const int64_t step = (size_ - columns - count) / rows;
+    std::vector<Tensor> matrices;
+    for (int64_t i = 0; i < count; ++i) {
+      Tensor matrix(memory_.data() + i * dtype_bytes(dtype_), dtype_, {rows, columns});
+      matrix.strides[0] = step;
+      matrices.push_back(matrix);
+    }
+    return matrices;
+  }
+
+ private:
+  void fill(int64_t size, int64_t columns) {
+    if (size == size_ && columns == columns_) return;
+    size_ = size;
+    columns_ = columns;
+    std::vector<float> numbers(static_cast<size_t>(size));
+    std::minstd_rand random;  // the same everywhere, which the library's distributions are not
+    const float bound = std::sqrt(3.0f / static_cast<float>(columns));
+    const auto range = static_cast<float>(std::minstd_rand::max());
+    for (float& number : numbers) number = bound * (2 * static_cast<float>(random()) / range - 1);
+    converted_copy(Tensor(numbers.data(), DType::kFloat32, {size}), dtype_, memory_);
+  }
+
+  DType dtype_;
+  int64_t size_ = 0;
+  int64_t columns_ = 0;
+  std::vector<std::byte> memory_;
+};
+
+class DummyLoader {
+ public:
+  DummyLoader(DType stored, Backend& backend, Stream& stream, ModelWeights& weights)
+      : random_(stored), backend_(backend), stream_(stream), weights_(weights) {}
+
+  void load(const WantedWeight& weight, DType held) {
+    const int64_t outputs = weight.num_elements() / (weight.groups * std::max<int64_t>(weight.inputs, 1));
+    if (weight.is_linear()) {
+      const int64_t rows = weight.flipped ? weight.inputs : outputs;
+      const int64_t columns = weight.flipped ? outputs : weight.inputs;
+      *std::get<PackedLinear*>(weight.destination) = backend_.pack_linear(
+          {.parts = random_.make(weight.groups, rows, columns), .groups = weight.groups, .dtype = held}, stream_);
+    } else if (weight.inputs > 0) {
+      std::vector<std::byte> copy;
+      const Tensor table = converted_copy(random_.make(1, outputs, weight.inputs).front(), held, copy);
+      place(weight, Tensor(table.data, held, {outputs, weight.inputs}));
+    } else {
+      // Whatever is no bias is the weight of a norm, a sink or a router's correction.
+      const float value = weight.is_bias ? 0.0f : 1.0f;
+      std::vector<float> values(static_cast<size_t>(weight.num_elements()), value);
+      const int64_t rows = std::max<int64_t>(weight.rows, 1);
+      Tensor vector(values.data(), DType::kFloat32, {rows, weight.num_elements() / rows});
+      if (weight.rows == 0) vector = Tensor(values.data(), DType::kFloat32, {weight.num_elements()});
+      place(weight, vector);
+    }
+  }
+
+ private:
+  void place(const WantedWeight& weight, Tensor source) {
+    const auto bytes = static_cast<size_t>(source.bytes());
+    Buffer buffer = backend_.allocate(bytes, MemoryKind::kWeights);
+    backend_.copy_to_device(buffer.data(), source.data, bytes, stream_);
+    source.data = buffer.data();
+    *std::get<Tensor*>(weight.destination) = source;
+    weights_.buffers.push_back(std::move(buffer));
+  }
+
+  RandomMatrices random_;
+  Backend& backend_;
+  Stream& stream_;
+  ModelWeights& weights_;
+};
+
+}  // namespace
+
+WeightSummary check_dummy_weights(const ModelFolder& folder, std::optional<DType> dtype) {
+  ModelWeights places;  // nothing is put there
+  WeightSummary summary;
+  const DType stored = stored_type(folder);
+  for (const WantedWeight& weight : wanted_weights(folder.spec, places)) {
+    const DType held = held_type(weight, stored, dtype);
+    if (weight.inputs > 0) summary.dtype = held;
+    summary.bytes += weight.num_elements() * dtype_bytes(held);
+    summary.num_parameters += weight.num_elements();
+  }
+  return summary;
+}
+
+ModelWeights load_dummy_weights(const ModelFolder& folder, std::optional<DType> dtype, Backend& backend,
+                                Stream& stream) {
+  ModelWeights result;
+  const DType stored = stored_type(folder);
+  DummyLoader loader(stored, backend, stream, result);
+  for (const WantedWeight& weight : wanted_weights(folder.spec, result)) {
+    loader.load(weight, held_type(weight, stored, dtype));
+  }
+  return result;
+}
+
+}  // namespace quire
