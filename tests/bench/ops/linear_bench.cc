@@ -14,7 +14,6 @@
 #include <cstring>
 #include <memory>
 #include <random>
-#include <sstream>
 #include <string>
 #include <vector>
 
@@ -22,6 +21,7 @@
 #include "backend/registry.h"
 #include "core/check.h"
 #include "ops/machine_limits.h"
+#include "ops/options.h"
 
 namespace quire::bench {
 namespace {
@@ -49,26 +49,6 @@ using Clock = std::chrono::steady_clock;
 double seconds_since(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
 }
-
-double median(std::vector<double> values) {
-  std::sort(values.begin(), values.end());
-  return values[values.size() / 2];
-}
-
-std::vector<std::string> split(const std::string& text) {
-  std::vector<std::string> parts;
-  std::istringstream stream(text);
-  for (std::string part; std::getline(stream, part, ',');) parts.push_back(part);
-  return parts;
-}
-
-struct Options {
-  std::vector<std::string> isas = {"avx512", "avx2"};
-  std::vector<std::string> dtypes = {"bfloat16", "float16", "float32"};
-  std::vector<std::string> tokens = {"1", "2", "4", "8", "16", "64", "512"};
-  std::string shape;
-  int threads = 0;
-};
 
 /// One weight matrix in as many copies as it takes to defeat the caches.
 class Case {
@@ -150,31 +130,6 @@ void run_case(const Shape& shape, const std::string& dtype, int64_t tokens, cpu:
   std::fflush(stdout);
 }
 
-Options parse(int argc, char** argv) {
-  Options options;
-  const auto require = [](bool good, const char* what) {
-    QUIRE_REQUIRE(good, ErrorKind::kInvalidArgument, "[bench_linear] bad option: ", what);
-  };
-  for (int i = 1; i < argc; i += 2) {
-    require(i + 1 < argc, argv[i]);
-    const std::string name = argv[i];
-    const std::string value = argv[i + 1];
-    if (name == "--isa") {
-      options.isas = split(value);
-    } else if (name == "--dtype") {
-      options.dtypes = split(value);
-    } else if (name == "--tokens") {
-      options.tokens = split(value);
-    } else if (name == "--shape") {
-      options.shape = value;
-    } else {
-      require(name == "--threads", argv[i]);
-      options.threads = std::stoi(value);
-    }
-  }
-  return options;
-}
-
 std::vector<Shape> chosen_shapes(const std::string& wanted) {
   std::vector<Shape> chosen;
   for (const Shape& shape : kShapes) {
@@ -206,7 +161,10 @@ void run(const Options& options) {
 
 int main(int argc, char** argv) {
   try {
-    quire::bench::run(quire::bench::parse(argc, argv));
+    quire::bench::run(quire::bench::parse_options(argc, argv,
+                                                  {.isas = {"avx512", "avx2"},
+                                                   .dtypes = {"bfloat16", "float16", "float32"},
+                                                   .tokens = {"1", "2", "4", "8", "16", "64", "512"}}));
   } catch (const std::exception& error) {
     std::fprintf(stderr, "%s\n", error.what());
     return 1;

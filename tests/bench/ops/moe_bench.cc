@@ -14,13 +14,13 @@
 #include <memory>
 #include <numeric>
 #include <random>
-#include <sstream>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "backend/registry.h"
 #include "core/check.h"
+#include "ops/options.h"
 
 namespace quire::bench {
 namespace {
@@ -53,26 +53,6 @@ const GroupedShape kGroupedShapes[] = {{"grouped 16 heads, in", 16, 512, 128},
                                        {"grouped 64 small", 64, 64, 64}};
 
 using Clock = std::chrono::steady_clock;
-
-double median(std::vector<double> values) {
-  std::sort(values.begin(), values.end());
-  return values[values.size() / 2];
-}
-
-std::vector<std::string> split(const std::string& text) {
-  std::vector<std::string> parts;
-  std::istringstream stream(text);
-  for (std::string part; std::getline(stream, part, ',');) parts.push_back(part);
-  return parts;
-}
-
-struct Options {
-  std::vector<std::string> isas = {"avx512"};
-  std::vector<std::string> dtypes = {"bfloat16"};
-  std::vector<std::string> tokens = {"1", "4", "16", "512"};
-  std::string shape;
-  int threads = 0;
-};
 
 std::vector<float> random_floats(int64_t size) {
   std::minstd_rand random(7);
@@ -239,31 +219,6 @@ void run_grouped(const GroupedShape& shape, const std::string& dtype, int64_t to
       });
 }
 
-Options parse(int argc, char** argv) {
-  Options options;
-  const auto require = [](bool good, const char* what) {
-    QUIRE_REQUIRE(good, ErrorKind::kInvalidArgument, "[bench_moe] bad option: ", what);
-  };
-  for (int i = 1; i < argc; i += 2) {
-    require(i + 1 < argc, argv[i]);
-    const std::string name = argv[i];
-    const std::string value = argv[i + 1];
-    if (name == "--isa") {
-      options.isas = split(value);
-    } else if (name == "--dtype") {
-      options.dtypes = split(value);
-    } else if (name == "--tokens") {
-      options.tokens = split(value);
-    } else if (name == "--shape") {
-      options.shape = value;
-    } else {
-      require(name == "--threads", argv[i]);
-      options.threads = std::stoi(value);
-    }
-  }
-  return options;
-}
-
 void run(const Options& options) {
   for (const std::string& isa : options.isas) {
     const std::unique_ptr<Backend> backend = create_backend("cpu:" + isa, options.threads);
@@ -287,7 +242,8 @@ void run(const Options& options) {
 
 int main(int argc, char** argv) {
   try {
-    quire::bench::run(quire::bench::parse(argc, argv));
+    quire::bench::run(quire::bench::parse_options(
+        argc, argv, {.isas = {"avx512"}, .dtypes = {"bfloat16"}, .tokens = {"1", "4", "16", "512"}}));
   } catch (const std::exception& error) {
     std::fprintf(stderr, "%s\n", error.what());
     return 1;
