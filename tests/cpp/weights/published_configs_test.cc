@@ -1,7 +1,9 @@
 #include <algorithm>
+#include <numeric>
 #include <set>
 #include <string>
 #include <tuple>
+#include <utility>
 #include <variant>
 #include <vector>
 
@@ -219,6 +221,178 @@ TEST(PublishedConfigs, no_weight_is_taken_for_a_buffer) {
     SCOPED_TRACE(row.name);
     const ModelSpec spec = published(row.name);
     for (const std::string& name : source_names(spec)) EXPECT_FALSE(is_ignored(spec, name)) << name;
+  }
+}
+
+struct Stored {
+  const char* name;
+  /// Tensors of the published files: one or two of each kind of name.
+  std::vector<std::string> weights;
+  /// Tensors of published files that hold no weight.
+  std::vector<std::string> buffers;
+};
+
+const std::vector<Stored> kStored = {
+    {"llama_2_7b",
+     {"model.embed_tokens.weight", "model.layers.31.self_attn.k_proj.weight", "model.layers.0.mlp.gate_proj.weight",
+      "model.layers.0.input_layernorm.weight", "model.norm.weight", "lm_head.weight"},
+     {"model.layers.0.self_attn.rotary_emb.inv_freq"}},
+    {"internlm_7b",
+     {"model.layers.0.self_attn.q_proj.bias", "model.layers.0.self_attn.o_proj.bias"},
+     {"model.layers.31.self_attn.rotary_emb.inv_freq"}},
+    {"internlm2_7b",
+     {"model.tok_embeddings.weight", "model.layers.0.attention.wqkv.weight", "model.layers.0.attention.wo.weight",
+      "model.layers.0.feed_forward.w3.weight", "model.layers.0.ffn_norm.weight", "output.weight"},
+     {}},
+    {"orion_14b", {"model.layers.0.input_layernorm.bias", "model.norm.bias"}, {}},
+    {"llava_1_5_7b",
+     {"language_model.model.embed_tokens.weight", "language_model.model.layers.0.mlp.up_proj.weight",
+      "language_model.lm_head.weight"},
+     {"multi_modal_projector.linear_1.weight", "vision_tower.vision_model.embeddings.class_embedding",
+      "language_model.model.layers.0.self_attn.rotary_emb.inv_freq"}},
+    {"mixtral_8x7b",
+     {"model.layers.0.block_sparse_moe.gate.weight", "model.layers.31.block_sparse_moe.experts.7.w3.weight"},
+     {}},
+    {"qwen_7b",
+     {"transformer.wte.weight", "transformer.h.0.attn.c_attn.bias", "transformer.h.0.attn.c_proj.weight",
+      "transformer.h.0.mlp.w2.weight", "transformer.h.0.mlp.c_proj.weight", "transformer.ln_f.weight",
+      "lm_head.weight"},
+     {"transformer.rotary_emb.inv_freq", "transformer.h.0.attn.masked_bias"}},
+    {"qwen2_7b", {"model.layers.0.self_attn.v_proj.bias"}, {}},
+    {"qwen1_5_moe_a2_7b",
+     {"model.layers.0.mlp.gate.weight", "model.layers.0.mlp.experts.59.down_proj.weight",
+      "model.layers.0.mlp.shared_expert.up_proj.weight", "model.layers.0.mlp.shared_expert_gate.weight"},
+     {}},
+    {"qwen3_8b", {"model.layers.0.self_attn.q_norm.weight", "model.layers.0.self_attn.k_norm.weight"}, {}},
+    {"baichuan2_13b",
+     {"model.layers.0.self_attn.W_pack.weight", "model.layers.0.self_attn.o_proj.weight", "lm_head.weight"},
+     {"model.layers.0.self_attn.rotary_emb.inv_freq"}},
+    {"gemma_2_2b",
+     {"model.layers.0.pre_feedforward_layernorm.weight", "model.layers.0.post_feedforward_layernorm.weight",
+      "model.layers.0.post_attention_layernorm.weight"},
+     {}},
+    {"chatglm3_6b",
+     {"transformer.embedding.word_embeddings.weight",
+      "transformer.encoder.layers.0.self_attention.query_key_value.bias",
+      "transformer.encoder.layers.0.mlp.dense_4h_to_h.weight", "transformer.encoder.final_layernorm.weight",
+      "transformer.output_layer.weight"},
+     {"transformer.rotary_pos_emb.inv_freq"}},
+    {"glm_4_9b_0414",
+     {"model.layers.0.post_self_attn_layernorm.weight", "model.layers.0.post_mlp_layernorm.weight",
+      "model.layers.0.mlp.gate_up_proj.weight", "model.layers.0.self_attn.q_proj.bias"},
+     {}},
+    {"deepseek_moe_16b",
+     {"model.layers.0.mlp.gate_proj.weight", "model.layers.1.mlp.gate.weight",
+      "model.layers.1.mlp.experts.63.up_proj.weight", "model.layers.1.mlp.shared_experts.down_proj.weight"},
+     {}},
+    {"deepseek_v2_lite",
+     {"model.layers.0.self_attn.q_proj.weight", "model.layers.0.self_attn.kv_a_proj_with_mqa.weight",
+      "model.layers.0.self_attn.kv_a_layernorm.weight", "model.layers.0.self_attn.kv_b_proj.weight"},
+     {}},
+    {"deepseek_v3_bf16",
+     {"model.layers.0.self_attn.q_a_proj.weight", "model.layers.0.self_attn.q_b_proj.weight",
+      "model.layers.3.mlp.gate.e_score_correction_bias"},
+     {}},
+    {"command_r_plus", {"model.layers.0.self_attn.q_norm.weight", "model.layers.0.input_layernorm.weight"}, {}},
+    {"olmo_7b_original",
+     {"model.transformer.wte.weight", "model.transformer.blocks.0.att_proj.weight",
+      "model.transformer.blocks.0.ff_proj.weight", "model.transformer.ff_out.weight"},
+     {}},
+    {"phi_2",
+     {"model.layers.0.self_attn.dense.bias", "model.layers.0.mlp.fc1.weight", "model.final_layernorm.bias",
+      "lm_head.bias"},
+     {"model.layers.0.self_attn.rotary_emb.inv_freq"}},
+    {"phi_3_mini_4k", {"model.layers.0.self_attn.qkv_proj.weight", "model.layers.0.mlp.gate_up_proj.weight"}, {}},
+    {"stablelm_2_12b",
+     {"model.layers.0.self_attn.q_layernorm.norms.31.weight", "model.layers.0.self_attn.k_layernorm.norms.7.weight"},
+     {}},
+    {"starcoder2_3b", {"model.layers.0.mlp.c_fc.bias", "model.layers.0.mlp.c_proj.weight", "model.norm.bias"}, {}},
+    {"gpt_oss_20b_bf16",
+     {"model.layers.0.self_attn.sinks", "model.layers.0.mlp.router.bias", "model.layers.0.mlp.experts.gate_up_proj",
+      "model.layers.0.mlp.experts.down_proj_bias"},
+     {}},
+    {"gpt2",
+     {"transformer.wpe.weight", "transformer.h.0.attn.c_attn.bias", "transformer.h.11.mlp.c_fc.weight"},
+     {"h.0.attn.bias", "transformer.h.0.attn.bias", "transformer.h.0.attn.masked_bias"}},
+    {"starcoder",
+     {"transformer.h.0.attn.c_attn.weight", "transformer.h.0.mlp.c_proj.bias"},
+     {"transformer.h.0.attn.bias"}},
+    {"jais_13b", {"transformer.h.0.mlp.c_fc2.bias"}, {"transformer.relative_pe.slopes"}},
+    {"gpt_j_6b",
+     {"transformer.h.0.attn.q_proj.weight", "transformer.h.0.mlp.fc_in.bias", "lm_head.bias"},
+     {"transformer.h.0.attn.bias", "transformer.h.0.attn.masked_bias"}},
+    {"gpt_neox_20b",
+     {"gpt_neox.embed_in.weight", "gpt_neox.layers.0.attention.query_key_value.bias",
+      "gpt_neox.layers.0.attention.dense.bias", "embed_out.weight"},
+     {"gpt_neox.layers.0.attention.bias", "gpt_neox.layers.0.attention.masked_bias",
+      "gpt_neox.layers.0.attention.rotary_emb.inv_freq"}},
+    {"opt_350m",
+     {"model.decoder.embed_positions.weight", "model.decoder.project_in.weight", "model.decoder.project_out.weight",
+      "model.decoder.layers.0.self_attn.out_proj.bias", "model.decoder.layers.0.final_layer_norm.weight"},
+     {}},
+    {"bloom_560m",
+     {"transformer.word_embeddings_layernorm.bias", "transformer.h.0.self_attention.query_key_value.bias"},
+     {}},
+    {"falcon_7b", {"transformer.h.0.input_layernorm.bias", "transformer.h.0.self_attention.dense.weight"}, {}},
+    {"falcon_40b", {"transformer.h.0.ln_attn.weight", "transformer.h.0.ln_mlp.bias"}, {}},
+    {"falcon_11b", {"transformer.h.0.input_layernorm.weight", "lm_head.weight"}, {}},
+    {"falcon_rw_1b", {"transformer.h.0.post_attention_layernorm.bias", "transformer.h.0.mlp.dense_h_to_4h.bias"}, {}},
+    {"mpt_7b",
+     {"transformer.blocks.0.norm_1.weight", "transformer.blocks.0.attn.Wqkv.weight", "transformer.norm_f.weight"},
+     {}},
+    {"dbrx",
+     {"transformer.blocks.0.norm_attn_norm.attn.Wqkv.weight", "transformer.blocks.0.ffn.router.layer.weight",
+      "transformer.blocks.0.ffn.experts.mlp.v1", "transformer.blocks.39.norm_attn_norm.norm_2.weight"},
+     {}},
+};
+
+TEST(PublishedConfigs, weights_are_looked_for_where_they_are_and_buffers_passed_over) {
+  for (const Stored& row : kStored) {
+    SCOPED_TRACE(row.name);
+    const ModelSpec spec = published(row.name);
+    const std::set<std::string> names = source_names(spec);
+    for (const std::string& name : row.weights) EXPECT_TRUE(names.contains(name)) << name;
+    for (const std::string& name : row.buffers) EXPECT_TRUE(is_ignored(spec, name) && !names.contains(name)) << name;
+  }
+}
+
+TEST(PublishedConfigs, what_a_row_has_no_column_for) {
+  const auto first = [](const char* name) { return published(name).layers.front(); };
+  EXPECT_EQ(first("gemma_2b").ffn.act, Ffn::Act::kGeluTanh);  // although hidden_act says gelu
+  EXPECT_FLOAT_EQ(static_cast<float>(first("gemma_2_27b").attention.scale), 1 / 12.0f);
+  EXPECT_EQ(first("gpt_neox_20b").ffn.act, Ffn::Act::kGeluTanh);
+  EXPECT_EQ(first("pythia_160m").ffn.act, Ffn::Act::kGelu);
+  EXPECT_EQ(first("redpajama_incite_3b").wiring, Wiring::kSequential);
+  EXPECT_EQ(first("falcon_7b_refinedweb").wiring, Wiring::kParallel);
+  EXPECT_EQ(first("falcon_40b_refinedweb").wiring, Wiring::kParallelTwoNorms);
+  EXPECT_EQ(first("falcon_11b").wiring, Wiring::kParallel);
+  EXPECT_EQ(first("falcon_rw_1b").wiring, Wiring::kSequential);
+  EXPECT_EQ(first("opt_350m").wiring, Wiring::kPost);
+  EXPECT_EQ(first("stablelm_2_12b").wiring, Wiring::kParallel);
+  EXPECT_EQ(std::get<Alibi>(first("mpt_7b_storywriter").attention.positions).max_bias, 16.0);
+  EXPECT_EQ(first("mpt_7b_storywriter").attention.clip_qkv, 6.0);
+  EXPECT_EQ(first("olmo_1_7_7b_hf").attention.clip_qkv, 8.0);
+  EXPECT_EQ(first("dbrx").attention.clip_qkv, 8.0);
+  EXPECT_TRUE(published("baichuan2_7b").head_unit_rows);
+  EXPECT_FALSE(published("baichuan_13b").head_unit_rows);
+  EXPECT_FLOAT_EQ(published("jais_13b").logit_scale, 0.111f);
+  EXPECT_FLOAT_EQ(published("jais_30b_chat_v3").logit_scale, 2.22f * 0.03571428571428571f);
+  EXPECT_EQ(first("jais_13b").attention.scale, 1.0 / 128);
+  EXPECT_EQ(published("olmo_7b_original").padding_rows, 24);
+  EXPECT_FALSE(published("qwen1_5_moe_a2_7b").layers[0].ffn.moe->renormalize);
+  EXPECT_EQ(published("deepseek_v2").layers[1].ffn.moe->scale, 16.0);
+  EXPECT_EQ(published("moonlight_16b_a3b").layers[1].ffn.moe->scale, 2.446);
+  std::vector<int32_t> kv_heads;
+  for (const Layer& layer : published("decilm_7b").layers) kv_heads.push_back(layer.attention.kv_heads);
+  EXPECT_EQ(std::accumulate(kv_heads.begin(), kv_heads.end(), 0), 67);
+}
+
+TEST(PublishedConfigs, quantised_originals_are_refused_by_their_method) {
+  for (const auto& [name, method] :
+       {std::pair{"gpt_oss_20b_original", "mxfp4"}, std::pair{"deepseek_v3_original", "fp8"}}) {
+    const Refusal refusal = refusal_of([name = name] { published(name); });
+    EXPECT_EQ(refusal.kind, ErrorKind::kUnsupported);
+    EXPECT_TRUE(refusal.names(std::string("quantization_config.quant_method='") + method + "'")) << refusal.message;
   }
 }
 
