@@ -172,7 +172,7 @@ Rope rope(const HfConfig& config, int32_t head_dim, const RopeDefaults& defaults
     return section ? section->number_or(names, top_level, range) : top_level;
   };
   Rope rope;
-  rope.base = field({"rope_theta", "rotary_emb_base"}, defaults.base, {2.0, 1e15});
+  rope.base = field({"rope_theta", "rotary_emb_base"}, defaults.base, kRopeBases);
   rope.dim = static_cast<int32_t>(
       head_dim * field({"partial_rotary_factor", "rotary_pct", "rope_pct"}, defaults.rotated, {0.0, 1.0}));
   if (rope.dim < 2 || rope.dim % 2 != 0) {

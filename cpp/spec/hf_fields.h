@@ -22,6 +22,7 @@ constexpr Range<int32_t> kPositionCounts{1, 1 << 30};
 constexpr Range<int32_t> kExpertCounts{1, 1 << 14};
 constexpr Range<double> kNormEps{0.0, 1.0};
 constexpr Range<double> kMultipliers{1e-6, 1e6};
+constexpr Range<double> kRopeBases{2.0, 1e15};
 
 /// heads, kv_heads and head_dim; `heads` must divide the width where the config gives no head_dim, and kv_heads the
 /// heads.

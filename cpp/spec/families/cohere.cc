@@ -20,6 +20,8 @@ ModelSpec cohere(const HfConfig& config) {
     layer.attention.qk_norm_kind = norm;
   });
   model.tied = config.boolean_or("tie_word_embeddings", true);
+  // The first folder says 8192 positions, a limit of its authors' code, beside the length that it was trained for.
+  if (config.has("model_max_length")) model.max_positions = config.integer("model_max_length", kPositionCounts);
   model.logit_scale = static_cast<float>(config.number_or("logit_scale", 0.0625, kMultipliers));
   return model;
 }

@@ -60,7 +60,7 @@ ModelSpec gemma3(const HfConfig& config) {
 
   const int32_t head_dim = model.layers.front().attention.head_dim;
   // Before transformers 5 the scaling stood beside it and did not apply.
-  Rope local{.dim = head_dim, .base = config.number_or("rope_local_base_freq", 10000.0, {2.0, 1e15})};
+  Rope local{.dim = head_dim, .base = config.number_or("rope_local_base_freq", 10000.0, kRopeBases)};
   const std::optional<HfConfig> parameters = config.section("rope_parameters");
   if (parameters && parameters->has_sections()) {
     local = rope(config, head_dim, {.layer_type = "sliding_attention"});

@@ -8,6 +8,7 @@ namespace quire::families {
 // ChatGLM2, ChatGLM3 and GLM-4-9B. Source: the published modeling_chatglm.py (chatglm2-6b, chatglm3-6b, glm-4-9b)
 ModelSpec chatglm(const HfConfig& config) {
   require_boolean(config, "interleaved_qkv", false);
+  require_boolean(config, "position_encoding_2d", false);  // ChatGLM 1, of the same name
   ModelSpec model;
   model.vocab = config.integer({"padded_vocab_size", "vocab_size"}, kVocabSizes);
   model.width = config.integer("hidden_size", kWidths);

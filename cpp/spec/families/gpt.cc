@@ -1,4 +1,6 @@
+#include <algorithm>
 #include <cmath>
+#include <optional>
 #include <string>
 
 #include "spec/families/families.h"
@@ -42,6 +44,15 @@ ModelSpec gpt2_with(const HfConfig& config, Ffn::Act act) {
   return model;
 }
 
+/// Beyond the trained length the slopes would have to shrink with every token.
+int32_t jais_positions(const HfConfig& config) {
+  const int32_t longest = max_positions(config, Alibi{});
+  const std::optional<HfConfig> scaling = config.section("alibi_scaling");
+  if (!scaling) return longest;
+  scaling->number_or("factor", 1.0, {1.0, 1.0});
+  return std::min(longest, scaling->integer_or("train_seq_len", longest, kPositionCounts));
+}
+
 }  // namespace
 
 // Source: transformers/models/gpt2/{configuration,modeling}_gpt2.py
@@ -67,7 +78,7 @@ ModelSpec jais(const HfConfig& config) {
   const std::string positions = config.string_or("position_embedding_type", "learned");
   if (positions == "alibi") {
     model.for_attention([](Attention& attention) { attention.positions = Alibi{}; });
-    model.max_positions = max_positions(config, Alibi{});
+    model.max_positions = jais_positions(config);
   } else if (positions != "learned") {
     config.refuse(ErrorKind::kUnsupported, "position_embedding_type", "unknown positions", "alibi or learned");
   }

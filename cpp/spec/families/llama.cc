@@ -1,4 +1,6 @@
+#include <optional>
 #include <string>
+#include <variant>
 
 #include "spec/families/families.h"
 #include "spec/hf_fields.h"
@@ -35,12 +37,27 @@ ModelSpec llama(const HfConfig& config) {
 ModelSpec internlm(const HfConfig& config) {
   ModelSpec model = llama(config);
   const bool bias = config.boolean_or("bias", true);
-  model.for_attention([&](Attention& attention) { attention.qkv_bias = attention.out_bias = bias; });
+  std::optional<double> base;
+  // InternLM 1 has its rope's parameters here. "dynamic" differs beyond max_position_embeddings only, which is the
+  // longest sequence.
+  if (const std::optional<HfConfig> rotary = config.section("rotary")) {
+    if (rotary->string_or("type", "origin") != "dynamic") require_string(*rotary, "type", "origin");
+    rotary->number_or("scaling_factor", 1.0, {1.0, 1.0});
+    base = rotary->number("base", kRopeBases);
+  }
+  model.for_attention([&](Attention& attention) {
+    attention.qkv_bias = attention.out_bias = bias;
+    if (base) std::get<Rope>(attention.positions).base = *base;
+  });
   return model;
 }
 
 // Source: the published modeling_decilm.py (DeciLM-7B)
 ModelSpec decilm(const HfConfig& config) {
+  // The later models of this name leave parts of layers out.
+  if (config.has("block_configs")) {
+    config.refuse(ErrorKind::kUnsupported, "block_configs", "layers of many kinds", "num_key_value_heads_per_layer");
+  }
   ModelSpec model = llama(config);
   constexpr const char* kField = "num_key_value_heads_per_layer";
   const std::vector<int32_t> heads = config.integers(kField, kHeadCounts);

@@ -88,7 +88,7 @@ NameMap dbrx(const ModelSpec&) {
                   {"final_norm", {"{body}norm_f"}},
                   {"head", {"{root}lm_head"}},
               },
-          .ignored = {}};
+          .ignored = {"*.rotary_emb.inv_freq"}};
 }
 
 }  // namespace quire::names

@@ -59,6 +59,7 @@ ModelSpec mpt(const HfConfig& config) {
   const HfConfig fields = section_or_empty(config, "attn_config");
   require_boolean(fields, "rope", false);
   require_boolean(fields, "prefix_lm", false);
+  fields.integer_or("sliding_window_size", -1, {-1, -1});
   ModelSpec model;
   model.vocab = config.integer("vocab_size", kVocabSizes);
   model.width = config.integer("d_model", kWidths);

@@ -34,7 +34,7 @@ void set_experts(const HfConfig& config, const Moe& moe, ModelSpec& model) {
 }
 
 Moe qwen_experts(const HfConfig& config) {
-  Moe moe = experts(config, "num_experts", "num_experts_per_tok");
+  Moe moe = experts(config, {"num_experts", "num_local_experts"}, "num_experts_per_tok");
   moe.renormalize = config.boolean_or("norm_topk_prob", false);
   return moe;
 }

@@ -200,16 +200,26 @@ TEST(FamilyTable, architecture_names_are_unique) {
 
 struct Broken {
   const char* architecture;
-  const char* fields;
+  std::string fields;
   ErrorKind kind;
   const char* named;
 };
+
+void expect_refused(const std::vector<Broken>& cases) {
+  for (const Broken& broken : cases) {
+    SCOPED_TRACE(std::string(broken.architecture) + " " + broken.fields);
+    const Refusal refusal = refusal_of([&] { spec_of(broken.architecture, broken.fields); });
+    EXPECT_EQ(refusal.kind, broken.kind) << refusal.message;
+    EXPECT_TRUE(refusal.message.starts_with("[config.json] ")) << refusal.message;
+    EXPECT_TRUE(refusal.names(broken.named)) << refusal.message;
+  }
+}
 
 TEST(FamilyTable, values_that_no_kernel_or_family_knows_are_refused_by_name) {
   constexpr ErrorKind kUnsupported = ErrorKind::kUnsupported;
   constexpr ErrorKind kInvalid = ErrorKind::kInvalidArgument;
   const char* const llama = "LlamaForCausalLM";
-  const Broken cases[] = {
+  const std::vector<Broken> cases = {
       {llama, R"("hidden_act": "mish")", kUnsupported, "hidden_act='mish'"},
       {llama, R"("max_position_embeddings": 64, "rope_scaling": {"type": "mrope", "factor": 2})", kUnsupported,
        "rope_scaling.type='mrope'"},
@@ -240,12 +250,120 @@ TEST(FamilyTable, values_that_no_kernel_or_family_knows_are_refused_by_name) {
       {"GPT2LMHeadModel", R"("activation_function": "tanh")", kUnsupported, "activation_function='tanh'"},
       {"GPT2LMHeadModel", R"("add_cross_attention": true)", kUnsupported, "add_cross_attention=true"},
   };
-  for (const Broken& broken : cases) {
-    SCOPED_TRACE(broken.fields);
-    const Refusal refusal = refusal_of([&] { spec_of(broken.architecture, broken.fields); });
-    EXPECT_EQ(refusal.kind, broken.kind) << refusal.message;
-    EXPECT_TRUE(refusal.message.starts_with("[config.json] ")) << refusal.message;
-    EXPECT_TRUE(refusal.names(broken.named)) << refusal.message;
+  expect_refused(cases);
+}
+
+TEST(FamilyTable, heads_and_positions_that_a_family_cannot_have_are_refused_by_name) {
+  constexpr ErrorKind kUnsupported = ErrorKind::kUnsupported;
+  constexpr ErrorKind kInvalid = ErrorKind::kInvalidArgument;
+  const std::string jais = R"("n_positions": 64, "position_embedding_type": )";
+  const std::string mpt = R"("d_model": 64, "n_layers": 4, "n_heads": 4, )";
+  expect_refused({
+      {"DeciLMForCausalLM", "", kInvalid, "num_key_value_heads_per_layer"},
+      {"DeciLMForCausalLM", R"("num_key_value_heads_per_layer": [4, 4])", kInvalid, "wrong length 2"},
+      {"DeciLMForCausalLM", R"("num_key_value_heads_per_layer": [4, 4, 3, 4])", kInvalid, "out of range: 3"},
+      {"DeciLMForCausalLM", R"("block_configs": [{}])", kUnsupported, "block_configs"},
+      {"FalconForCausalLM", R"("new_decoder_architecture": true, "num_kv_heads": 3)", kInvalid, "num_kv_heads=3"},
+      {"RWForCausalLM", R"("model_type": "RefinedWeb", "n_head_kv": 3)", kInvalid, "n_head_kv=3"},
+      {"FalconForCausalLM", R"("new_decoder_architecture": true, "num_ln_in_parallel_attn": 3)", kInvalid,
+       "num_ln_in_parallel_attn=3"},
+      {"ChatGLMModel", R"("ffn_hidden_size": 80, "multi_query_attention": true, "multi_query_group_num": 3)", kInvalid,
+       "multi_query_group_num=3"},
+      {"ChatGLMModel", R"("position_encoding_2d": true)", kUnsupported, "position_encoding_2d=true"},
+      {"GPTJForCausalLM", R"("n_positions": 64, "rotary_dim": 7)", kInvalid, "rotary_dim=7"},
+      {"GPTJForCausalLM", R"("n_positions": 64, "rotary_dim": 18)", kInvalid, "rotary_dim=18"},
+      {"GPTNeoXForCausalLM", R"("rotary_pct": 0.2)", kInvalid, "rotary dimension 3"},
+      {"InternLMForCausalLM", R"("rotary": {"base": 10000, "type": "xpos"})", kUnsupported, "rotary.type='xpos'"},
+      {"InternLMForCausalLM", R"("rotary": {"base": 10000, "type": "dynamic", "scaling_factor": 2.0})", kInvalid,
+       "rotary.scaling_factor=2"},
+      {"JAISLMHeadModel", jais + R"("rotary")", kUnsupported, "position_embedding_type='rotary'"},
+      {"JAISLMHeadModel", jais + R"("alibi", "alibi_scaling": {"type": "linear", "factor": 2.0})", kInvalid,
+       "alibi_scaling.factor=2"},
+      {"Gemma2ForCausalLM", R"("layer_types": ["full_attention"])", kInvalid, "layer_types"},
+      {"GptOssForCausalLM", R"("layer_types": ["chunked_attention", "full_attention"])", kUnsupported,
+       "chunked_attention"},
+      {"LlavaForConditionalGeneration", "", kInvalid, "text_config"},
+      {"LlavaForConditionalGeneration", R"("text_config": {"model_type": "mistral"})", kUnsupported,
+       "text_config.model_type='mistral'"},
+      {"LlavaForConditionalGeneration", R"("text_config": {"num_attention_heads": 5})", kInvalid,
+       "text_config.num_attention_heads=5"},
+      {"MPTForCausalLM", mpt + R"("attn_config": {"attn_type": "linear_attention"})", kUnsupported,
+       "attn_config.attn_type='linear_attention'"},
+      {"MPTForCausalLM", mpt + R"("attn_config": {"attn_type": "grouped_query_attention", "kv_n_heads": 3})", kInvalid,
+       "attn_config.kv_n_heads=3"},
+      {"MPTForCausalLM", mpt + R"("attn_config": {"rope": true})", kUnsupported, "attn_config.rope=true"},
+      {"MPTForCausalLM", mpt + R"("attn_config": {"sliding_window_size": 512})", kInvalid,
+       "attn_config.sliding_window_size=512"},
+      {"DbrxForCausalLM", mpt + R"("attn_config": {"kv_n_heads": 3})", kInvalid, "attn_config.kv_n_heads=3"},
+      {"QWenLMHeadModel", R"("seq_length": 64, "rotary_pct": 0.5)", kUnsupported, "rotary_pct=0.5"},
+  });
+}
+
+TEST(FamilyTable, norms_routers_and_multipliers_that_no_kernel_knows_are_refused_by_name) {
+  constexpr ErrorKind kUnsupported = ErrorKind::kUnsupported;
+  constexpr ErrorKind kInvalid = ErrorKind::kInvalidArgument;
+  const std::string mpt = R"("d_model": 64, "n_layers": 4, "n_heads": 4, )";
+  const std::string olmo = R"("d_model": 64, "n_layers": 4, "n_heads": 4, )";
+  const std::string moe = R"("moe_intermediate_size": 16, "n_routed_experts": 8, "num_experts_per_tok": 2, )";
+  const std::string latent = moe + R"("kv_lora_rank": 16, "qk_nope_head_dim": 8, "qk_rope_head_dim": 8,
+                                      "v_head_dim": 8, )";
+  expect_refused({
+      {"LlamaForCausalLM", R"("tie_word_embeddings": "true")", kInvalid, "tie_word_embeddings='true'"},
+      {"MPTForCausalLM", mpt + R"("norm_type": "batchnorm")", kUnsupported, "norm_type='batchnorm'"},
+      {"MPTForCausalLM", mpt + R"("logit_scale": "sqrt_d_model")", kUnsupported, "logit_scale='sqrt_d_model'"},
+      {"MPTForCausalLM", mpt + R"("expansion_ratio": 0.001)", kInvalid, "expansion_ratio=0.001"},
+      {"OLMoForCausalLM", olmo + R"("layer_norm_type": "amd_compatible")", kUnsupported,
+       "layer_norm_type='amd_compatible'"},
+      {"OLMoForCausalLM", olmo + R"("block_type": "parallel")", kUnsupported, "block_type='parallel'"},
+      {"Starcoder2ForCausalLM", R"("norm_type": "rms_norm")", kUnsupported, "norm_type='rms_norm'"},
+      {"Starcoder2ForCausalLM", R"("mlp_type": "gated")", kUnsupported, "mlp_type='gated'"},
+      {"CohereForCausalLM", R"("logit_scale": 0)", kInvalid, "logit_scale=0"},
+      {"GraniteForCausalLM", R"("logits_scaling": 0)", kInvalid, "logits_scaling=0"},
+      {"QWenLMHeadModel", R"("seq_length": 64, "no_bias": false)", kUnsupported, "no_bias=false"},
+      {"MixtralForCausalLM", R"("num_local_experts": 8, "num_experts_per_tok": 9)", kInvalid, "num_experts_per_tok=9"},
+      {"Qwen3MoeForCausalLM", R"("num_experts": 8, "num_experts_per_tok": 9)", kInvalid, "num_experts_per_tok=9"},
+      {"DbrxForCausalLM", mpt + R"("ffn_config": {"moe_num_experts": 8, "moe_top_k": 9})", kInvalid,
+       "ffn_config.moe_top_k=9"},
+      {"DbrxForCausalLM",
+       mpt + R"("ffn_config": {"moe_num_experts": 8, "moe_top_k": 2, "moe_normalize_expert_weights": 2})", kInvalid,
+       "ffn_config.moe_normalize_expert_weights=2"},
+      {"DbrxForCausalLM",
+       mpt + R"("ffn_config": {"moe_num_experts": 8, "moe_top_k": 2, "ffn_act_fn": {"name": "elu"}})", kUnsupported,
+       "ffn_config.ffn_act_fn.name='elu'"},
+      {"DeepseekForCausalLM", moe + R"("scoring_func": "sigmoid")", kUnsupported, "scoring_func='sigmoid'"},
+      {"DeepseekV2ForCausalLM", latent + R"("topk_method": "random")", kUnsupported, "topk_method='random'"},
+      {"DeepseekV2ForCausalLM", latent + R"("topk_method": "group_limited_greedy", "n_group": 3)", kInvalid,
+       "n_group=3"},
+      {"DeepseekV2ForCausalLM", R"("kv_lora_rank": 0)", kInvalid, "kv_lora_rank=0"},
+      {"DeepseekV3ForCausalLM", latent + R"("scoring_func": "softmax")", kUnsupported, "scoring_func='softmax'"},
+      {"DeepseekV3ForCausalLM", latent + R"("topk_method": "greedy")", kUnsupported, "topk_method='greedy'"},
+      {"DeepseekV3ForCausalLM", latent + R"("n_group": 4, "topk_group": 5)", kInvalid, "topk_group=5"},
+      {"DeepseekV3ForCausalLM", latent + R"("n_group": 8, "topk_group": 2)", kInvalid, "n_group=8"},
+  });
+}
+
+TEST(Jais, is_no_longer_than_its_slopes_hold) {
+  const auto longest = [](const std::string& fields) {
+    return spec_of("JAISLMHeadModel", R"("n_positions": 128, "position_embedding_type": "alibi")" + fields)
+        .max_positions;
+  };
+  EXPECT_EQ(longest(""), 128);
+  EXPECT_EQ(longest(R"(, "alibi_scaling": null)"), 128);
+  EXPECT_EQ(longest(R"(, "alibi_scaling": {"type": "linear", "train_seq_len": 64})"), 64);
+  EXPECT_EQ(longest(R"(, "alibi_scaling": {"type": "linear", "train_seq_len": 256})"), 128);
+}
+
+TEST(InternLM, the_first_generation_has_its_rope_base_in_a_section_of_its_own) {
+  EXPECT_EQ(rope_of(spec_of("InternLMForCausalLM", R"("rotary": {"base": 500000, "type": "origin"})")).base, 5e5);
+  EXPECT_EQ(rope_of(spec_of("InternLMForCausalLM", R"("rotary": {"base": 20000.0, "type": "dynamic"})")).base, 2e4);
+  EXPECT_EQ(rope_of(spec_of("InternLMForCausalLM", R"("rotary": null)")).base, 1e4);
+}
+
+TEST(Qwen3Moe, reads_the_number_of_experts_by_the_names_of_both_generations_of_the_library) {
+  for (const char* field : {"num_experts", "num_local_experts"}) {
+    const ModelSpec model = spec_of("Qwen3MoeForCausalLM", std::string("\"") + field + R"(": 8,
+                                       "num_experts_per_tok": 2, "moe_intermediate_size": 16)");
+    EXPECT_EQ(model.layers.back().ffn.moe->num_experts, 8);
   }
 }
 
