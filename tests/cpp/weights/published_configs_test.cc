@@ -13,14 +13,17 @@
 #include "spec/families/table.h"
 #include "weights/wanted.h"
 
-// What published models say of themselves, held against what the families make of it. tests/data/configs holds their
-// config.json as published, less what no reader looks at; of Phi-3's rope factors only the number is kept.
+// What published models say of themselves, held against what the families make of it. tests/data/configs holds the
+// fields of their config.json, written down by hand, less most of those that no reader looks at. Not as published: of
+// Phi-3's rope factors only the number is kept, of DeciLM's heads per layer only the sum.
 namespace quire {
 namespace {
 
 struct Published {
-  const char* name;    ///< the file, without ".json"
-  int64_t parameters;  ///< as the hub counts them, each tensor once; "derived": worked out from the layer's shapes
+  const char* name;  ///< the file, without ".json"
+  /// As the hub counts them, but each tensor once and of LLaVA the language model only. "derived": worked out from the
+  /// shapes of the layers, apart from this code.
+  int64_t parameters;
   int32_t max_positions;
   int32_t kv_heads;  ///< of the first layer
   int32_t head_dim;
@@ -43,6 +46,7 @@ const Published kPublished[] = {
     {"codellama_7b", 6738546688, 16384, 32, 128, 0, 1000000, 128, false},
     {"deepseek_coder_6_7b", 6740512768, 65536, 32, 128, 0, 100000, 128, false},
     {"yi_6b", 6061035520, 4096, 4, 128, 0, 5000000, 128, false},
+    // The rope's base stands in `rotary`.
     {"internlm_7b", 7321948160, 2048, 32, 128, 0, 10000, 128, false}, // derived
     {"internlm_20b", 20088714240, 4096, 40, 128, 0, 10000, 128, false}, // derived
     {"internlm2_7b", 7737708544, 65536, 8, 128, 0, 1000000, 128, false},
@@ -63,6 +67,7 @@ const Published kPublished[] = {
     {"mixtral_8x22b", 140620634112, 65536, 8, 128, 0, 1000000, 128, false},
     {"qwen_7b", 7721324544, 32768, 32, 128, 0, 10000, 128, false},
     {"qwen_14b", 14167290880, 8192, 40, 128, 0, 10000, 128, false},
+    // use_sliding_window is false beside a window and a first layer for it.
     {"qwen1_5_7b", 7721324544, 32768, 32, 128, 0, 1000000, 128, false},
     {"qwen2_7b", 7615616512, 131072, 4, 128, 0, 1000000, 128, false},
     {"qwen2_0_5b", 494032768, 131072, 2, 64, 0, 1000000, 64, true},
@@ -76,6 +81,7 @@ const Published kPublished[] = {
     {"baichuan_13b", 13264901120, 4096, 40, 128, 0, 0, 0, false},
     {"baichuan2_7b", 7505973248, 4096, 32, 128, 0, 10000, 128, false},
     {"baichuan2_13b", 13896668160, 4096, 40, 128, 0, 0, 0, false},
+    // hidden_activation is absent, and hidden_act not what it was trained with.
     {"gemma_2b", 2506172416, 8192, 1, 256, 0, 10000, 256, true},
     {"gemma_7b", 8537680896, 8192, 16, 256, 0, 10000, 256, true},
     {"gemma_2_2b", 2614341888, 8192, 4, 256, 13, 10000, 256, true},
@@ -93,11 +99,13 @@ const Published kPublished[] = {
     {"deepseek_v2", 235741434880, 163840, 128, 192, 0, 10000, 64, false},
     {"deepseek_v3_bf16", 671026419200, 163840, 128, 192, 0, 10000, 64, false}, // derived
     {"moonlight_16b_a3b", 15960110208, 8192, 16, 192, 0, 50000, 64, false}, // derived
+    // max_position_embeddings says 8192, model_max_length what it was trained for.
     {"command_r_v01", 34980831232, 131072, 64, 128, 0, 8000000, 128, true},
     {"command_r_plus", 103810674688, 131072, 8, 128, 0, 75000000, 128, true},
     {"olmo_1b_hf", 1176764416, 2048, 16, 128, 0, 10000, 128, true},
     {"olmo_1_7_7b_hf", 6888095744, 4096, 32, 128, 0, 10000, 128, false},
     {"olmo_7b_original", 6888095744, 2048, 32, 128, 0, 10000, 128, false},
+    // mlp_hidden_size is null: mlp_ratio counts both halves.
     {"olmo_1b_original", 1176764416, 2048, 16, 128, 0, 10000, 128, true},
     {"olmo_2_7b", 7298617344, 4096, 32, 128, 0, 500000, 128, false}, // derived
     {"phi_1_5", 1418270720, 2048, 32, 64, 0, 10000, 32, false},
@@ -112,6 +120,7 @@ const Published kPublished[] = {
     {"stablelm_2_1_6b", 1644515328, 4096, 32, 64, 0, 10000, 16, false},
     {"stablelm_2_12b", 12143185920, 4096, 8, 160, 0, 10000, 40, false},
     {"starcoder2_3b", 3030371328, 16384, 2, 128, 30, 999999.4420358813, 128, true},
+    // The only one of its family with a head of its own.
     {"starcoder2_15b", 15957889024, 16384, 4, 128, 40, 100000, 128, false},
     {"gpt_oss_20b_bf16", 20914757184, 131072, 8, 64, 12, 150000, 64, false},
     {"gpt_oss_120b_bf16", 116829156672, 131072, 8, 64, 18, 150000, 64, false},
@@ -120,6 +129,7 @@ const Published kPublished[] = {
     {"santacoder", 1124886528, 2048, 1, 128, 0, 0, 0, true},
     {"starcoder", 15517456384, 8192, 1, 128, 0, 0, 0, true},
     {"jais_13b", 13020811920, 2048, 40, 128, 0, 0, 0, true}, // derived
+    // alibi_scaling: slopes would shrink beyond train_seq_len.
     {"jais_30b_chat_v3", 30208489408, 8192, 56, 128, 0, 0, 0, true}, // derived
     {"gpt_j_6b", 6050882784, 2048, 16, 256, 0, 10000, 64, false},
     {"gpt_neox_20b", 20554567680, 2048, 64, 96, 0, 10000, 24, false},
@@ -133,6 +143,7 @@ const Published kPublished[] = {
     {"falcon_7b", 6921720704, 2048, 1, 64, 0, 10000, 64, true},
     {"falcon_7b_refinedweb", 6921720704, 2048, 1, 64, 0, 10000, 64, true},
     {"falcon_40b", 41303293952, 2048, 8, 64, 0, 10000, 64, true},
+    // Says neither new_decoder_architecture nor num_kv_heads.
     {"falcon_40b_refinedweb", 41303293952, 2048, 8, 64, 0, 10000, 64, true},
     {"falcon_11b", 11102822400, 8192, 8, 128, 0, 500042, 128, false}, // derived
     {"falcon_rw_1b", 1311625216, 2048, 32, 64, 0, 0, 0, true},
@@ -140,6 +151,15 @@ const Published kPublished[] = {
     {"mpt_7b_storywriter", 6649286656, 65536, 32, 128, 0, 0, 0, true},
     {"mpt_30b", 29957200896, 8192, 64, 112, 0, 0, 0, true}, // derived
     {"dbrx", 131596523520, 32768, 8, 128, 0, 500000, 128, false},
+    // As transformers 5 writes them back.
+    // num_experts has become num_local_experts.
+    {"qwen3_30b_a3b_resaved", 30532122624, 40960, 4, 128, 0, 1000000, 128, false},
+    {"gemma_3_1b_resaved", 999885952, 32768, 1, 256, 22, 1000000, 256, true},
+    {"phi_4_mini_resaved", 3836021760, 131072, 8, 128, 32, 10000, 96, true},
+    {"pythia_160m_resaved", 162322944, 2048, 12, 64, 0, 10000, 16, false},
+    {"deepseek_v2_lite_resaved", 15706484224, 163840, 16, 192, 0, 10000, 64, false},
+    {"gpt_oss_20b_bf16_resaved", 20914757184, 131072, 8, 64, 12, 150000, 64, false},
+    {"falcon_40b_resaved", 41303293952, 2048, 8, 64, 0, 10000, 64, true},
 };
 // clang-format on
 
