@@ -1,7 +1,10 @@
 #include <algorithm>
+#include <cstdint>
+#include <limits>
 #include <numeric>
 #include <set>
 #include <string>
+#include <string_view>
 #include <tuple>
 #include <utility>
 #include <variant>
@@ -102,6 +105,8 @@ const Published kPublished[] = {
     // max_position_embeddings says 8192, model_max_length what it was trained for.
     {"command_r_v01", 34980831232, 131072, 64, 128, 0, 8000000, 128, true},
     {"command_r_plus", 103810674688, 131072, 8, 128, 0, 75000000, 128, true},
+    // Positions are known in layers with a window only.
+    {"command_r7b", 8028033024, 132096, 8, 128, 24, 0, 0, true}, // derived
     {"olmo_1b_hf", 1176764416, 2048, 16, 128, 0, 10000, 128, true},
     {"olmo_1_7_7b_hf", 6888095744, 4096, 32, 128, 0, 10000, 128, false},
     {"olmo_7b_original", 6888095744, 2048, 32, 128, 0, 10000, 128, false},
@@ -405,6 +410,56 @@ TEST(PublishedConfigs, what_a_row_has_no_column_for) {
   std::vector<int32_t> kv_heads;
   for (const Layer& layer : published("decilm_7b").layers) kv_heads.push_back(layer.attention.kv_heads);
   EXPECT_EQ(std::accumulate(kv_heads.begin(), kv_heads.end(), 0), 67);
+}
+
+/// A config with one value replaced: a family reads it, or refuses it in one line; it never gets further than that.
+void read_changed(const Json::Object& fields, size_t index, const Json& value) {
+  Json::Object changed = fields;
+  changed[index].second = value;
+  try {
+    const ModelSpec spec = read_spec(HfConfig(Json(std::move(changed)), "config.json"));
+    ModelWeights places;
+    int64_t elements = 0;
+    for (const WantedWeight& weight : wanted_weights(spec, places)) {
+      // Below, so that no sum of products leaves 63 bits.
+      EXPECT_GE(weight.num_elements(), 0) << weight.module;
+      elements += weight.num_elements() >> 10;
+    }
+    EXPECT_GE(elements, 0);
+  } catch (const Error& error) {
+    EXPECT_EQ(std::string(error.what()).find('\n'), std::string::npos) << error.what();
+  }
+}
+
+TEST(PublishedConfigs, any_value_of_any_field_is_read_or_refused) {
+  const std::vector<Json> values = {
+      Json(),
+      Json(true),
+      Json(int64_t{0}),
+      Json(int64_t{-1}),
+      Json(int64_t{1}),
+      Json(int64_t{3}),
+      Json(int64_t{1} << 12),
+      Json(int64_t{1} << 20),
+      Json(int64_t{1} << 31),
+      Json(std::numeric_limits<int64_t>::max()),
+      Json(1e-30),
+      Json(1e300),
+      Json(std::string("x")),
+      Json(Json::Array{}),
+      Json(Json::Object{}),
+  };
+  std::set<std::string_view> families;
+  for (const Published& row : kPublished) {
+    if (!families.insert(published(row.name).family).second) continue;
+    SCOPED_TRACE(row.name);
+    const Json config = parse_json(read_text_file(data_path(std::string("configs/") + row.name + ".json")), row.name);
+    const Json::Object& fields = *config.as_object();
+    for (size_t i = 0; i < fields.size(); ++i) {
+      SCOPED_TRACE(fields[i].first);
+      for (const Json& value : values) read_changed(fields, i, value);
+    }
+  }
 }
 
 TEST(PublishedConfigs, quantised_originals_are_refused_by_their_method) {
