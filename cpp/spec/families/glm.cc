@@ -30,7 +30,9 @@ ModelSpec chatglm(const HfConfig& config) {
   attention.qkv_bias = bias || config.boolean_or("add_qkv_bias", false);
   attention.out_bias = bias;
   const double ratio = config.number_or("rope_ratio", 1.0, kMultipliers);
-  attention.positions = Rope{.dim = attention.head_dim / 4 * 2, .base = 10000.0 * ratio, .interleaved = true};
+  attention.positions = Rope{.dim = attention.head_dim / 4 * 2,
+                             .base = 10000.0 * ratio,
+                             .interleaved = config.boolean_or("original_rope", true)};
   layer.ffn = {.width = config.integer("ffn_hidden_size", kWidths), .bias = bias};
   const bool rms = config.boolean_or("rmsnorm", true);
   layer.attention_norm = layer.ffn_norm =

@@ -271,11 +271,13 @@ def phi(config: Config, w: Weights, ids: Array) -> Array:
 def chatglm(config: Config, w: Weights, ids: Array) -> Array:
     """modeling_chatglm.py of THUDM/chatglm2-6b, chatglm3-6b and glm-4-9b.
 
-    Half of each head turns, neighbours in pairs, by a base of 10000 * rope_ratio. Without multi_query_attention
-    query_key_value is packed head by head. RMSNorm, or LayerNorm if `rmsnorm` is false.
+    Half of each head turns by a base of 10000 * rope_ratio, neighbours in pairs unless original_rope is false
+    (cogagent-9b). Without multi_query_attention query_key_value is packed head by head. RMSNorm, or LayerNorm if
+    `rmsnorm` is false.
     """
     count, eps, dim = config["num_attention_heads"], config["layernorm_epsilon"], config["kv_channels"]
-    rope = Rope(plain_frequencies(dim // 2, 10000.0 * field(config, "rope_ratio", default=1)), interleaved=True)
+    frequencies = plain_frequencies(dim // 2, 10000.0 * field(config, "rope_ratio", default=1))
+    rope = Rope(frequencies, interleaved=config.get("original_rope", True))
     after_norm = config.get("apply_residual_connection_post_layernorm", False)
 
     def norm(w: Weights, name: str, x: Array) -> Array:

@@ -573,6 +573,13 @@ ROWS = [
         | {"rope_ratio": 50, "multi_query_group_num": 1},
     ),
     variant(
+        "chatglm_halves",
+        "ChatGLMModel",
+        draw_chatglm,
+        {**GLM, "hidden_size": 96, "kv_channels": 32, "num_attention_heads": 3, "ffn_hidden_size": 77}
+        | {"original_rope": False, "multi_query_group_num": 1},
+    ),
+    variant(
         "chatglm_layer_norm",
         "ChatGLMForConditionalGeneration",
         draw_chatglm,
