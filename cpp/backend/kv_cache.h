@@ -1,5 +1,6 @@
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <span>
 
@@ -18,21 +19,35 @@ struct KvLayer {
   int32_t num_kv_heads = 0;  ///< G
   int32_t head_dim = 0;      ///< K, of keys
   int32_t v_head_dim = 0;    ///< of values
+  /// A token's values are the first v_head_dim components of its key (latent attention): a backend may store them once.
+  bool values_in_keys = false;
+};
+
+/// What a backend has worked out for a batch before the step runs (Backend::plan_batch): how its attention shares out
+/// the work, say.
+struct BatchPlan {
+  const void* data = nullptr;       ///< in the backend's memory; null: not planned
+  std::array<int32_t, 8> counts{};  ///< what the host must know of it to launch
 };
 
 /// The ragged batch of one step: tokens of all sequences packed along T, prompt chunks and single tokens alike.
 /// Arrays live in the backend's memory.
+///
+/// A backend that records graphs gets batches that are padded to a recorded size: padding sequences stand at the end,
+/// with one token each, context_lens 0 and slots -1. What ops compute for their tokens is not looked at.
 struct RaggedBatch {
   int32_t num_tokens = 0;                ///< T
   int32_t num_sequences = 0;             ///< S
   const int32_t* token_ids = nullptr;    ///< [T]
   const int32_t* positions = nullptr;    ///< [T], counted from the sequence's first token
   const int32_t* rope_rows = nullptr;    ///< [T], row of the rope tables: the position, in the sequence's set of angles
-  const int64_t* slots = nullptr;        ///< [T], block * B + offset where the token's keys and values go
+  const int64_t* slots = nullptr;        ///< [T], block * B + offset where the token's keys and values go; -1: nowhere
   const int32_t* query_start = nullptr;  ///< [S + 1], first token of each sequence in T
   const int32_t* context_lens = nullptr;  ///< [S], keys in the cache once this step's are written
-  const int32_t* block_tables = nullptr;  ///< [S, max_blocks], unused entries hold any value
-  int32_t max_blocks = 0;
+  const int32_t* block_tables = nullptr;  ///< the blocks of all sequences, one behind the other
+  const int32_t* block_starts = nullptr;  ///< [S], where in block_tables a sequence's blocks begin
+  int32_t max_query_len = 0;              ///< tokens of the sequence that has most of them in this step
+  BatchPlan plan;
 };
 
 }  // namespace quire

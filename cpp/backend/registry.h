@@ -7,10 +7,12 @@
 
 namespace quire {
 
-/// Make the backend that `device` names: "auto", "cpu", "cpu:portable", "cpu:avx2", "cpu:avx512".
-/// `num_threads`: 0 for one per physical core.
+/// Make the backend that `device` names: "auto" (a GPU if there is one, else the CPU), "cpu", "cpu:portable",
+/// "cpu:avx2", "cpu:avx512", "cuda", "cuda:1".
+///
+/// GPU backends are shared objects, looked for in the folder QUIRE_BACKEND_PATH if it is set, else beside this library.
 /// Raises: kInvalidArgument for an unknown name (listing the known ones), kUnsupported if this machine or build lacks
-/// it.
-std::unique_ptr<Backend> create_backend(const std::string& device, int num_threads);
+/// it, with what to do.
+std::unique_ptr<Backend> create_backend(const std::string& device, const BackendOptions& options);
 
 }  // namespace quire

@@ -1,6 +1,7 @@
 #include "core/host.h"
 
 #include <sched.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <fstream>
@@ -122,6 +123,12 @@ int physical_core_count() {
 int64_t available_host_memory() {
   const int64_t free = system_memory_available().value_or(std::numeric_limits<int64_t>::max());
   return std::min(free, cgroup_memory_left());
+}
+
+int64_t total_host_memory() {
+  const int64_t pages = sysconf(_SC_PHYS_PAGES);
+  const int64_t page_bytes = sysconf(_SC_PAGESIZE);
+  return pages > 0 && page_bytes > 0 ? pages * page_bytes : std::numeric_limits<int64_t>::max();
 }
 
 }  // namespace quire

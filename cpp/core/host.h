@@ -11,4 +11,7 @@ int physical_core_count();
 /// limits of its control groups leave. At least 0; INT64_MAX where the system does not say.
 int64_t available_host_memory();
 
+/// Bytes of main memory that this machine has; INT64_MAX where the system does not say.
+int64_t total_host_memory();
+
 }  // namespace quire

@@ -46,12 +46,13 @@ size_t regular_file_size(int descriptor, const std::string& path) {
 }
 
 /// Advice about [offset, offset + size), widened to whole pages: dropping a page too many costs a read, no contents.
-void advise(const std::byte* data, size_t file_size, size_t offset, size_t size, int advice) {
-  if (offset >= file_size || size == 0) return;
+/// False if the system does not take the advice.
+bool advise(const std::byte* data, size_t file_size, size_t offset, size_t size, int advice) {
+  if (offset >= file_size || size == 0) return true;
   const size_t page = static_cast<size_t>(::sysconf(_SC_PAGESIZE));
   const size_t begin = offset / page * page;
   const size_t end = size < file_size - offset ? offset + size : file_size;
-  ::madvise(const_cast<std::byte*>(data) + begin, end - begin, advice);
+  return ::madvise(const_cast<std::byte*>(data) + begin, end - begin, advice) == 0;
 }
 
 }  // namespace
@@ -96,6 +97,11 @@ void MappedFile::check_unchanged() const {
 
 void MappedFile::will_need(size_t offset, size_t size) const noexcept {
   advise(data_, size_, offset, size, MADV_WILLNEED);
+}
+
+void MappedFile::bring_in(size_t offset, size_t size) const noexcept {
+  constexpr int kPopulateRead = 22;  // MADV_POPULATE_READ, which older headers lack
+  if (!advise(data_, size_, offset, size, kPopulateRead)) will_need(offset, size);
 }
 
 void MappedFile::drop(size_t offset, size_t size) const noexcept {

@@ -23,6 +23,8 @@ class MappedFile {
 
   /// Tell the system that [offset, offset + size) is needed soon, or not any more (pages are dropped, contents stay).
   void will_need(size_t offset, size_t size) const noexcept;
+  /// Read that range and map it, where the system knows how (Linux 5.14); else as will_need(). Never fails.
+  void bring_in(size_t offset, size_t size) const noexcept;
   void drop(size_t offset, size_t size) const noexcept;
 
  private:

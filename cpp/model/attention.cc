@@ -10,16 +10,22 @@ void apply_qk_norm(const Step& step, const Attention& spec, const NormWeights& w
   apply_norm(step, spec.qk_norm_kind, weights, x, x);
 }
 
+RopeArgs rope_args(const Step& step, const RopeTable& table) {
+  RopeArgs args;
+  args.rows = step.batch.rope_rows;
+  args.cos = table.cos;
+  args.sin = table.sin;
+  args.layout = table.rope.interleaved ? RopeLayout::kInterleaved : RopeLayout::kHalf;
+  return args;
+}
+
 void apply_rope(const Step& step, const Attention& spec, const RopeTable& table, Tensor qkv) {
   const auto turn = [&](int64_t first, int64_t heads, Tensor cos, Tensor sin) {
-    const Tensor x = qkv.columns(first * spec.head_dim, heads * spec.head_dim).heads(heads, spec.head_dim);
-    step.ops.rope({.x = x,
-                   .rows = step.batch.rope_rows,
-                   .cos = cos,
-                   .sin = sin,
-                   .layout = table.rope.interleaved ? RopeLayout::kInterleaved : RopeLayout::kHalf,
-                   .out = x},
-                  step.stream);
+    RopeArgs args = rope_args(step, table);
+    args.x = args.out = qkv.columns(first * spec.head_dim, heads * spec.head_dim).heads(heads, spec.head_dim);
+    args.cos = cos;
+    args.sin = sin;
+    step.ops.rope(args, step.stream);
   };
   if (table.rope.log_scale_base == 0) {
     // q and k lie side by side, so one call turns the heads of both.
@@ -30,17 +36,30 @@ void apply_rope(const Step& step, const Attention& spec, const RopeTable& table,
   }
 }
 
+/// Turn q and k, and store k and v.
+void write_keys_and_values(const Step& step, const Attention& spec, const LayerPositions& positions, Tensor qkv,
+                           const KvWriteArgs& write) {
+  const RopeTable* const table = positions.rope;
+  if (table != nullptr && table->rope.log_scale_base == 0 && step.ops.rope_kv_write != nullptr) {
+    const Tensor q = qkv.columns(0, int64_t{spec.heads} * spec.head_dim).heads(spec.heads, spec.head_dim);
+    step.ops.rope_kv_write({.q = q, .rope = rope_args(step, *table), .kv = write}, step.stream);
+    return;
+  }
+  if (table != nullptr) apply_rope(step, spec, *table, qkv);
+  step.ops.kv_write(write, step.stream);
+}
+
 }  // namespace
 
 void apply_attention(const Step& step, const Attention& spec, const AttentionWeights& weights,
-                     const LayerPositions& positions, const KvLayer& kv, Tensor x, const Sink& sink) {
+                     const LayerPositions& positions, const KvLayer& kv, const PartInput& input, const Sink& sink) {
   const int64_t q_columns = int64_t{spec.heads} * spec.head_dim;
   const int64_t k_columns = int64_t{spec.kv_heads} * spec.head_dim;
   const int64_t v_columns = int64_t{spec.kv_heads} * spec.value_dim();
   const int64_t num_tokens = step.batch.num_tokens;
 
-  const Tensor qkv(step.memory.qkv.data, DType::kFloat32, {num_tokens, q_columns + k_columns + v_columns});
-  step.ops.linear({.x = x, .weight = &weights.qkv, .bias = weights.qkv_bias, .out = qkv}, step.stream);
+  const Tensor qkv(step.memory.qkv.data, step.memory.qkv.dtype, {num_tokens, q_columns + k_columns + v_columns});
+  apply_first_linear(step, input, {.weight = weights.qkv, .bias = weights.qkv_bias, .up = {}, .out = qkv});
   if (spec.clip_qkv > 0) step.ops.clip({.x = qkv, .limit = static_cast<float>(spec.clip_qkv)}, step.stream);
 
   const Tensor q = qkv.columns(0, q_columns).heads(spec.heads, spec.head_dim);
@@ -48,10 +67,10 @@ void apply_attention(const Step& step, const Attention& spec, const AttentionWei
   const Tensor v = qkv.columns(q_columns + k_columns, v_columns).heads(spec.kv_heads, spec.value_dim());
   apply_qk_norm(step, spec, weights.q_norm, q, qkv.columns(0, q_columns));
   apply_qk_norm(step, spec, weights.k_norm, k, qkv.columns(q_columns, k_columns));
-  if (positions.rope != nullptr) apply_rope(step, spec, *positions.rope, qkv);
-  step.ops.kv_write({.k = k, .v = v, .kv = kv, .slots = step.batch.slots}, step.stream);
+  write_keys_and_values(step, spec, positions, qkv, {.k = k, .v = v, .kv = kv, .slots = step.batch.slots});
 
-  const Tensor mixed(step.memory.attention.data, DType::kFloat32, {num_tokens, int64_t{spec.heads} * spec.value_dim()});
+  const Tensor mixed(step.memory.attention.data, step.memory.attention.dtype,
+                     {num_tokens, int64_t{spec.heads} * spec.value_dim()});
   step.ops.attention({.q = q,
                       .kv = kv,
                       .batch = &step.batch,

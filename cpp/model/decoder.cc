@@ -8,8 +8,13 @@ namespace quire {
 struct Decoder::State {
   const ModelSpec& spec;
   const ModelWeights& weights;
-  const Ops& ops;
+  const Backend& backend;
+  DType dtype;
   PositionTables positions;
+
+  Workspace workspace(int64_t num_tokens, int64_t num_logit_rows, void* base) const {
+    return Workspace(spec, backend, dtype, num_tokens, num_logit_rows, base);
+  }
 };
 
 namespace {
@@ -24,56 +29,58 @@ class LayerRun {
   void run() const {
     switch (spec_.wiring) {
       case Wiring::kSequential:
-        add_attention(attention_norm(step_.memory.normed));
-        add_ffn(ffn_norm(step_.memory.normed));
+        add_attention(attention_input(step_.memory.normed));
+        add_ffn(ffn_input(step_.memory.normed));
         return;
       case Wiring::kParallel: {
-        const Tensor x = attention_norm(step_.memory.normed);
-        add_attention(x);
-        add_ffn(x);
+        const Tensor x = normed(step_, attention_input(step_.memory.normed));
+        add_attention({.x = x});
+        add_ffn({.x = x});
         return;
       }
       case Wiring::kParallelTwoNorms: {
-        const Tensor x = ffn_norm(step_.memory.normed_ffn);
-        add_attention(attention_norm(step_.memory.normed));
-        add_ffn(x);
+        const Tensor x = normed(step_, ffn_input(step_.memory.normed_ffn));
+        add_attention(attention_input(step_.memory.normed));
+        add_ffn({.x = x});
         return;
       }
       case Wiring::kPost:
-        add_attention(hidden_);
-        attention_norm(hidden_);
-        add_ffn(hidden_);
-        ffn_norm(hidden_);
+        add_attention({.x = hidden_});
+        normed(step_, attention_input(hidden_));
+        add_ffn({.x = hidden_});
+        normed(step_, ffn_input(hidden_));
         return;
       case Wiring::kNormedResidual:
-        add_attention(attention_norm(hidden_));
-        add_ffn(ffn_norm(hidden_));
+        add_attention({.x = normed(step_, attention_input(hidden_))});
+        add_ffn({.x = normed(step_, ffn_input(hidden_))});
         return;
     }
   }
 
  private:
-  Tensor attention_norm(Tensor out) const {
-    return apply_norm(step_, spec_.attention_norm, weights_.attention_norm, hidden_, out);
+  PartInput attention_input(Tensor room) const {
+    return {.x = hidden_, .norm = &spec_.attention_norm, .weights = &weights_.attention_norm, .room = room};
   }
-  Tensor ffn_norm(Tensor out) const { return apply_norm(step_, spec_.ffn_norm, weights_.ffn_norm, hidden_, out); }
+  PartInput ffn_input(Tensor room) const {
+    return {.x = hidden_, .norm = &spec_.ffn_norm, .weights = &weights_.ffn_norm, .room = room};
+  }
 
-  void add_attention(Tensor x) const {
+  void add_attention(const PartInput& input) const {
     add(spec_.attention_out_norm, weights_.attention_out_norm, [&](const Sink& sink) {
       if (spec_.attention.latent) {
-        apply_latent_attention(step_, spec_.attention, weights_.attention, positions_, kv_, x, sink);
+        apply_latent_attention(step_, spec_.attention, weights_.attention, positions_, kv_, input, sink);
       } else {
-        apply_attention(step_, spec_.attention, weights_.attention, positions_, kv_, x, sink);
+        apply_attention(step_, spec_.attention, weights_.attention, positions_, kv_, input, sink);
       }
     });
   }
 
-  void add_ffn(Tensor x) const {
+  void add_ffn(const PartInput& input) const {
     add(spec_.ffn_out_norm, weights_.ffn_out_norm, [&](const Sink& sink) {
       if (spec_.ffn.moe) {
-        apply_experts(step_, spec_.ffn, weights_.ffn, x, sink);
+        apply_experts(step_, spec_.ffn, weights_.ffn, input, sink);
       } else {
-        apply_ffn(step_, spec_.ffn, weights_.ffn, x, sink);
+        apply_ffn(step_, spec_.ffn, weights_.ffn, input, sink);
       }
     });
   }
@@ -97,6 +104,15 @@ class LayerRun {
   const KvLayer& kv_;
   const Tensor hidden_;
 };
+
+NormArgs norm_args(const Norm& norm, const NormWeights& weights, Tensor x, Tensor out) {
+  return {.kind = norm.kind == Norm::Kind::kRms ? NormKind::kRms : NormKind::kLayer,
+          .eps = norm.eps,
+          .x = x,
+          .weight = weights.weight,
+          .bias = weights.bias,
+          .out = out};
+}
 
 /// memory.hidden = what enters the first layer.
 void embed(const Step& step, const ModelSpec& spec, const ModelWeights& weights) {
@@ -127,28 +143,46 @@ void embed(const Step& step, const ModelSpec& spec, const ModelWeights& weights)
 
 Tensor apply_norm(const Step& step, const Norm& norm, const NormWeights& weights, Tensor x, Tensor out) {
   if (norm.kind == Norm::Kind::kNone) return x;
-  step.ops.norm({.kind = norm.kind == Norm::Kind::kRms ? NormKind::kRms : NormKind::kLayer,
-                 .eps = norm.eps,
-                 .x = x,
-                 .weight = weights.weight,
-                 .bias = weights.bias,
-                 .out = out},
-                step.stream);
+  step.ops.norm(norm_args(norm, weights, x, out), step.stream);
   return out;
 }
 
-Decoder::Decoder(const ModelSpec& spec, const ModelWeights& weights, Backend& backend, Stream& stream,
+Tensor normed(const Step& step, const PartInput& input) {
+  return input.norm == nullptr ? input.x : apply_norm(step, *input.norm, *input.weights, input.x, input.room);
+}
+
+void apply_first_linear(const Step& step, const PartInput& input, const FirstLinear& linear) {
+  const bool has_norm = input.norm != nullptr && input.norm->kind != Norm::Kind::kNone;
+  if (has_norm && step.ops.normed_linear != nullptr) {
+    step.ops.normed_linear({.norm = norm_args(*input.norm, *input.weights, input.x, input.room),
+                            .weight = &linear.weight,
+                            .bias = linear.bias,
+                            .has_activation = linear.rule != nullptr,
+                            .activation = linear.rule != nullptr ? *linear.rule : ActivationRule{},
+                            .up = linear.up,
+                            .out = linear.out},
+                           step.stream);
+    return;
+  }
+  const Tensor product = linear.rule != nullptr ? linear.up : linear.out;
+  step.ops.linear({.x = normed(step, input), .weight = &linear.weight, .bias = linear.bias, .out = product},
+                  step.stream);
+  if (linear.rule != nullptr) step.ops.activation({.rule = *linear.rule, .x = product, .out = linear.out}, step.stream);
+}
+
+Decoder::Decoder(const ModelSpec& spec, const ModelWeights& weights, Backend& backend, Stream& stream, DType dtype,
                  int32_t max_model_len) {
   QUIRE_CHECK(weights.layers.size() == spec.layers.size(), "weights=", weights.layers.size(),
               ", spec=", spec.layers.size());
   state_ = std::make_unique<State>(
-      State{spec, weights, backend.ops(), PositionTables(spec, max_model_len, backend, stream)});
+      State{spec, weights, backend, dtype, PositionTables(spec, max_model_len, backend, stream)});
 }
 
 Decoder::~Decoder() = default;
 
-int64_t Decoder::workspace_bytes(const ModelSpec& spec, int32_t max_tokens, int32_t max_logit_rows) {
-  return Workspace(spec, max_tokens, max_logit_rows, nullptr).bytes;
+int64_t Decoder::workspace_bytes(const ModelSpec& spec, const Backend& backend, DType dtype, int32_t max_tokens,
+                                 int32_t max_logit_rows) {
+  return Workspace(spec, backend, dtype, max_tokens, max_logit_rows, nullptr).bytes;
 }
 
 int64_t Decoder::table_bytes(const ModelSpec& spec, int32_t max_model_len) {
@@ -158,8 +192,8 @@ int64_t Decoder::table_bytes(const ModelSpec& spec, int32_t max_model_len) {
 Tensor Decoder::forward(const RaggedBatch& batch, std::span<const KvLayer> kv, void* workspace, Stream& stream) const {
   const ModelSpec& spec = state_->spec;
   const ModelWeights& weights = state_->weights;
-  const Workspace memory(spec, batch.num_tokens, 0, workspace);
-  const Step step{state_->ops, batch, memory, stream};
+  const Workspace memory = state_->workspace(batch.num_tokens, 0, workspace);
+  const Step step{state_->backend.ops(), batch, memory, stream};
   embed(step, spec, weights);
   for (size_t i = 0; i < spec.layers.size(); ++i) {
     LayerRun(step, spec.layers[i], weights.layers[i], state_->positions.of_layer(i), kv[i]).run();
@@ -171,12 +205,12 @@ void Decoder::logits(Tensor hidden, const int32_t* rows, int32_t num_rows, Tenso
                      Stream& stream) const {
   const ModelSpec& spec = state_->spec;
   const ModelWeights& weights = state_->weights;
-  const Workspace memory(spec, hidden.shape[0], num_rows, workspace);
+  const Workspace memory = state_->workspace(hidden.shape[0], num_rows, workspace);
   const RaggedBatch no_batch;
-  const Step step{state_->ops, no_batch, memory, stream};
+  const Step step{state_->backend.ops(), no_batch, memory, stream};
 
   step.ops.gather({.x = hidden, .rows = rows, .out = memory.gathered}, stream);
-  Tensor x = apply_norm(step, spec.final_norm, weights.final_norm, memory.gathered, memory.gathered);
+  Tensor x = apply_norm(step, spec.final_norm, weights.final_norm, memory.gathered, memory.final_norms);
   if (spec.projects_embedding()) {
     step.ops.linear({.x = x, .weight = &weights.project_out, .out = memory.projected}, stream);
     x = memory.projected;

@@ -14,15 +14,17 @@ namespace quire {
 /// Thread safety: one caller at a time.
 class Decoder {
  public:
-  /// All arguments must outlive the decoder. `max_model_len`: longest sequence, rows of the rope tables.
-  /// Raises: kOutOfMemory.
-  Decoder(const ModelSpec& spec, const ModelWeights& weights, Backend& backend, Stream& stream, int32_t max_model_len);
+  /// All arguments must outlive the decoder. `dtype`: what is computed in; `max_model_len`: longest sequence, rows of
+  /// the rope tables. Raises: kOutOfMemory.
+  Decoder(const ModelSpec& spec, const ModelWeights& weights, Backend& backend, Stream& stream, DType dtype,
+          int32_t max_model_len);
   ~Decoder();
 
   /// Bytes of activations for a step of that size; nothing is computed, and no weight is needed, so that the memory
   /// plan can be made before any is read. Covers forward() with `max_tokens` and logits() with `max_logit_rows` rows at
   /// a time; the logits themselves are the caller's memory.
-  static int64_t workspace_bytes(const ModelSpec& spec, int32_t max_tokens, int32_t max_logit_rows);
+  static int64_t workspace_bytes(const ModelSpec& spec, const Backend& backend, DType dtype, int32_t max_tokens,
+                                 int32_t max_logit_rows);
 
   /// Bytes that a decoder for sequences of up to `max_model_len` tokens takes for itself.
   static int64_t table_bytes(const ModelSpec& spec, int32_t max_model_len);

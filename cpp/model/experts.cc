@@ -11,18 +11,20 @@ void add_shared_expert(const Step& step, const Ffn& spec, const FfnWeights& weig
                              .down = weights.shared_down,
                              .down_bias = {},
                              .width = spec.moe->shared_width};
-  if (!spec.moe->shared_gate) return apply_matrices(step, spec, matrices, x, {.residual = out, .out = out});
+  if (!spec.moe->shared_gate) return apply_matrices(step, spec, matrices, {.x = x}, {.residual = out, .out = out});
   const Tensor gate = step.memory.shared_gate;
   const Tensor result = step.memory.branch;
   QUIRE_CHECK(out.data != result.data && out.data != x.data, "a gated shared expert needs room of its own");
   step.ops.linear({.x = x, .weight = &weights.shared_gate, .out = gate}, step.stream);
-  apply_matrices(step, spec, matrices, x, {.residual = {}, .out = result});
+  apply_matrices(step, spec, matrices, {.x = x}, {.residual = {}, .out = result});
   step.ops.add({.x = result, .gate = gate, .out = out}, step.stream);
 }
 
 }  // namespace
 
-void apply_experts(const Step& step, const Ffn& spec, const FfnWeights& weights, Tensor x, const Sink& sink) {
+void apply_experts(const Step& step, const Ffn& spec, const FfnWeights& weights, const PartInput& input,
+                   const Sink& sink) {
+  const Tensor x = normed(step, input);
   const Moe& moe = *spec.moe;
   const int64_t num_tokens = step.batch.num_tokens;
   const Tensor logits(step.memory.router_logits.data, DType::kFloat32, {num_tokens, moe.num_experts});
@@ -52,7 +54,7 @@ void apply_experts(const Step& step, const Ffn& spec, const FfnWeights& weights,
                 .down_bias = weights.down_bias,
                 .residual = sink.residual,
                 .out = sink.out,
-                .scratch = step.memory.moe_scratch},
+                .scratch = step.memory.moe_scratch.data},
                step.stream);
   if (moe.shared_width > 0) add_shared_expert(step, spec, weights, x, sink.out);
 }

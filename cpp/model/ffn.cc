@@ -26,12 +26,14 @@ ActivationRule activation_rule(const Ffn& spec) {
           .offset = static_cast<float>(spec.offset)};
 }
 
-void apply_matrices(const Step& step, const Ffn& spec, const FfnMatrices& matrices, Tensor x, const Sink& sink) {
+void apply_matrices(const Step& step, const Ffn& spec, const FfnMatrices& matrices, const PartInput& input,
+                    const Sink& sink) {
   const int64_t num_tokens = step.batch.num_tokens;
-  const Tensor up(step.memory.up.data, DType::kFloat32, {num_tokens, spec.up_columns(matrices.width)});
-  const Tensor activated(step.memory.activated.data, DType::kFloat32, {num_tokens, matrices.width});
-  step.ops.linear({.x = x, .weight = &matrices.up, .bias = matrices.up_bias, .out = up}, step.stream);
-  step.ops.activation({.rule = activation_rule(spec), .x = up, .out = activated}, step.stream);
+  const Tensor up(step.memory.up.data, step.memory.up.dtype, {num_tokens, spec.up_columns(matrices.width)});
+  const Tensor activated(step.memory.activated.data, step.memory.activated.dtype, {num_tokens, matrices.width});
+  const ActivationRule rule = activation_rule(spec);
+  apply_first_linear(step, input,
+                     {.weight = matrices.up, .bias = matrices.up_bias, .rule = &rule, .up = up, .out = activated});
   step.ops.linear({.x = activated,
                    .weight = &matrices.down,
                    .bias = matrices.down_bias,
@@ -40,14 +42,14 @@ void apply_matrices(const Step& step, const Ffn& spec, const FfnMatrices& matric
                   step.stream);
 }
 
-void apply_ffn(const Step& step, const Ffn& spec, const FfnWeights& weights, Tensor x, const Sink& sink) {
+void apply_ffn(const Step& step, const Ffn& spec, const FfnWeights& weights, const PartInput& input, const Sink& sink) {
   apply_matrices(step, spec,
                  {.up = weights.up,
                   .up_bias = weights.up_bias,
                   .down = weights.down,
                   .down_bias = weights.down_bias,
                   .width = spec.width},
-                 x, sink);
+                 input, sink);
 }
 
 }  // namespace quire

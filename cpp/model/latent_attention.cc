@@ -14,7 +14,7 @@ Tensor queries(const Step& step, const Attention& spec, const AttentionWeights& 
   if (latent.q_rank == 0) return down.columns(0, q_columns).heads(spec.heads, spec.head_dim);
   const Tensor compressed = down.columns(0, latent.q_rank);
   apply_norm(step, latent.norm, weights.q_norm, compressed, compressed);
-  const Tensor q(step.memory.q.data, DType::kFloat32, {step.batch.num_tokens, q_columns});
+  const Tensor q(step.memory.q.data, step.memory.q.dtype, {step.batch.num_tokens, q_columns});
   step.ops.linear({.x = compressed, .weight = &weights.q_b, .out = q}, step.stream);
   return q.heads(spec.heads, spec.head_dim);
 }
@@ -22,7 +22,8 @@ Tensor queries(const Step& step, const Attention& spec, const AttentionWeights& 
 }  // namespace
 
 void apply_latent_attention(const Step& step, const Attention& spec, const AttentionWeights& weights,
-                            const LayerPositions& positions, const KvLayer& kv, Tensor x, const Sink& sink) {
+                            const LayerPositions& positions, const KvLayer& kv, const PartInput& input,
+                            const Sink& sink) {
   const Latent& latent = *spec.latent;
   const RopeTable& table = *positions.rope;
   const int64_t num_tokens = step.batch.num_tokens;
@@ -39,8 +40,8 @@ void apply_latent_attention(const Step& step, const Attention& spec, const Atten
   };
 
   const int64_t down_columns = qkv_width(spec);
-  const Tensor down(step.memory.qkv.data, DType::kFloat32, {num_tokens, down_columns});
-  step.ops.linear({.x = x, .weight = &weights.qkv, .bias = weights.qkv_bias, .out = down}, step.stream);
+  const Tensor down(step.memory.qkv.data, step.memory.qkv.dtype, {num_tokens, down_columns});
+  apply_first_linear(step, input, {.weight = weights.qkv, .bias = weights.qkv_bias, .up = {}, .out = down});
 
   const Tensor key = down.columns(down_columns - rank - rotated, rank + rotated);
   const Tensor value = key.columns(0, rank);
@@ -51,14 +52,15 @@ void apply_latent_attention(const Step& step, const Attention& spec, const Atten
                     step.stream);
 
   const Tensor q = queries(step, spec, weights, down);
-  const Tensor latent_q = Tensor(step.memory.latent_q.data, DType::kFloat32, {num_tokens, heads * (rank + rotated)})
-                              .heads(heads, rank + rotated);
+  const Tensor latent_q =
+      Tensor(step.memory.latent_q.data, step.memory.latent_q.dtype, {num_tokens, heads * (rank + rotated)})
+          .heads(heads, rank + rotated);
   step.ops.grouped_linear({.x = q.columns(0, plain), .weight = &weights.key_up, .out = latent_q.columns(0, rank)},
                           step.stream);
   turn(q.columns(plain, rotated), latent_q.columns(rank, rotated));
 
   const Tensor latent_out =
-      Tensor(step.memory.latent_out.data, DType::kFloat32, {num_tokens, heads * rank}).heads(heads, rank);
+      Tensor(step.memory.latent_out.data, step.memory.latent_out.dtype, {num_tokens, heads * rank}).heads(heads, rank);
   step.ops.attention({.q = latent_q,
                       .kv = kv,
                       .batch = &step.batch,
@@ -67,7 +69,7 @@ void apply_latent_attention(const Step& step, const Attention& spec, const Atten
                       .out = latent_out},
                      step.stream);
 
-  const Tensor mixed(step.memory.attention.data, DType::kFloat32, {num_tokens, heads * spec.value_dim()});
+  const Tensor mixed(step.memory.attention.data, step.memory.attention.dtype, {num_tokens, heads * spec.value_dim()});
   step.ops.grouped_linear({.x = latent_out, .weight = &weights.value_up, .out = mixed.heads(heads, spec.value_dim())},
                           step.stream);
   step.ops.linear(

@@ -3,19 +3,20 @@
 #include <algorithm>
 #include <cstddef>
 
-#include "backend/ops/moe.h"
-
 namespace quire {
 namespace {
 
-// Every tensor starts on a cache line, and on a 64-byte vector.
-constexpr int64_t kAlignment = 64;
+// Every tensor starts on a cache line, and where a GPU's copy engine can start.
+constexpr int64_t kAlignment = 256;
 
 class Cutter {
  public:
-  Cutter(void* base, int64_t offset) : base_(static_cast<std::byte*>(base)), offset_(offset) {}
+  Cutter(void* base, DType dtype, int64_t offset)
+      : base_(static_cast<std::byte*>(base)), dtype_(dtype), offset_(offset) {}
 
-  Tensor take(int64_t rows, int64_t columns, DType dtype = DType::kFloat32) {
+  Tensor take(int64_t rows, int64_t columns) { return take(rows, columns, dtype_); }
+
+  Tensor take(int64_t rows, int64_t columns, DType dtype) {
     void* place = base_ == nullptr ? nullptr : base_ + offset_;
     const Tensor tensor(place, dtype, {rows, columns});
     offset_ += (tensor.bytes() + kAlignment - 1) / kAlignment * kAlignment;
@@ -26,6 +27,7 @@ class Cutter {
 
  private:
   std::byte* base_;
+  DType dtype_;
   int64_t offset_;
 };
 
@@ -33,9 +35,10 @@ class Cutter {
 struct Widths {
   int64_t normed_ffn = 0, branch = 0;
   int64_t qkv = 0, attention = 0, q = 0, latent_q = 0, latent_out = 0;
-  int64_t up = 0, activated = 0, router_logits = 0, top_k = 0, moe_scratch = 0, shared_gate = 0;
+  int64_t up = 0, activated = 0, router_logits = 0, top_k = 0, moe_scratch_bytes = 0, shared_gate = 0;
 
-  explicit Widths(const ModelSpec& spec) {
+  Widths(const ModelSpec& spec, const Backend& backend, int64_t num_tokens)
+      : backend_(backend), num_tokens_(num_tokens) {
     for (const Layer& layer : spec.layers) {
       if (layer.wiring == Wiring::kParallelTwoNorms) normed_ffn = spec.width;
       const bool plain_sum = layer.attention_out_norm.kind == Norm::Kind::kNone &&
@@ -48,6 +51,9 @@ struct Widths {
   }
 
  private:
+  const Backend& backend_;
+  int64_t num_tokens_;
+
   static void widen(int64_t& width, int64_t columns) { width = std::max(width, columns); }
 
   void widen_attention(const Attention& spec) {
@@ -67,7 +73,12 @@ struct Widths {
     if (!spec.moe) return widen_plain(spec.width);
     widen(router_logits, spec.moe->num_experts);
     widen(top_k, spec.moe->top_k);
-    widen(moe_scratch, moe_scratch_columns(width, spec.up_columns(spec.width), spec.width));
+    widen(moe_scratch_bytes, static_cast<int64_t>(backend_.moe_scratch_bytes({.num_tokens = num_tokens_,
+                                                                              .num_experts = spec.moe->num_experts,
+                                                                              .top_k = spec.moe->top_k,
+                                                                              .width = width,
+                                                                              .up_columns = spec.up_columns(spec.width),
+                                                                              .ffn_width = spec.width})));
     if (spec.moe->shared_width > 0) widen_plain(spec.moe->shared_width);
     if (spec.moe->shared_gate) widen(shared_gate, 1);
   }
@@ -84,36 +95,39 @@ int64_t qkv_width(const Attention& attention) {
   return q + int64_t{attention.kv_heads} * (attention.head_dim + attention.value_dim());
 }
 
-Workspace::Workspace(const ModelSpec& spec, int64_t num_tokens, int64_t num_logit_rows, void* base) {
-  const Widths widths(spec);
+Workspace::Workspace(const ModelSpec& spec, const Backend& backend, DType dtype, int64_t num_tokens,
+                     int64_t num_logit_rows, void* base) {
+  const Widths widths(spec, backend, num_tokens);
+  const DType type = backend.activation_dtype(dtype);
   const int64_t embed_width = spec.projects_embedding() ? spec.embed_width : 0;
-  Cutter always(base, 0);
-  hidden = always.take(num_tokens, spec.width);
+  Cutter always(base, type, 0);
+  hidden = always.take(num_tokens, spec.width, DType::kFloat32);
   normed = always.take(num_tokens, spec.width);
   normed_ffn = always.take(num_tokens, widths.normed_ffn);
   branch = always.take(num_tokens, widths.branch);
 
-  Cutter in_embedding(base, always.offset());
+  Cutter in_embedding(base, type, always.offset());
   embedded = in_embedding.take(num_tokens, embed_width);
 
-  Cutter in_attention(base, always.offset());
+  Cutter in_attention(base, type, always.offset());
   qkv = in_attention.take(num_tokens, widths.qkv);
   attention = in_attention.take(num_tokens, widths.attention);
   q = in_attention.take(num_tokens, widths.q);
   latent_q = in_attention.take(num_tokens, widths.latent_q);
   latent_out = in_attention.take(num_tokens, widths.latent_out);
 
-  Cutter in_ffn(base, always.offset());
+  Cutter in_ffn(base, type, always.offset());
   up = in_ffn.take(num_tokens, widths.up);
   activated = in_ffn.take(num_tokens, widths.activated);
-  router_logits = in_ffn.take(num_tokens, widths.router_logits);
+  router_logits = in_ffn.take(num_tokens, widths.router_logits, DType::kFloat32);
   experts = in_ffn.take(num_tokens, widths.top_k, DType::kInt32);
-  expert_weights = in_ffn.take(num_tokens, widths.top_k);
-  moe_scratch = in_ffn.take(num_tokens * widths.top_k, widths.moe_scratch);
-  shared_gate = in_ffn.take(num_tokens, widths.shared_gate);
+  expert_weights = in_ffn.take(num_tokens, widths.top_k, DType::kFloat32);
+  moe_scratch = in_ffn.take(1, widths.moe_scratch_bytes, DType::kUInt8);
+  shared_gate = in_ffn.take(num_tokens, widths.shared_gate, DType::kFloat32);
 
-  Cutter in_head(base, always.offset());
-  gathered = in_head.take(num_logit_rows, spec.width);
+  Cutter in_head(base, type, always.offset());
+  gathered = in_head.take(num_logit_rows, spec.width, DType::kFloat32);
+  final_norms = in_head.take(num_logit_rows, spec.width);
   projected = in_head.take(num_logit_rows, embed_width);
 
   bytes = std::max({in_embedding.offset(), in_attention.offset(), in_ffn.offset(), in_head.offset()});

@@ -2,6 +2,7 @@
 
 #include <cstdint>
 
+#include "backend/backend.h"
 #include "core/tensor.h"
 #include "spec/spec.h"
 
@@ -11,9 +12,9 @@ namespace quire {
 ///
 /// The attention's and the feed-forward part's activations never live at the same time and share their place; so do the
 /// embeddings before the layers, and those of the head behind them. Each is as wide as the widest layer needs; what no
-/// layer needs has no columns.
+/// layer needs has no columns. Activations are of the backend's type for the model; where another is named, of that.
 struct Workspace {
-  Tensor hidden;      ///< [T, D], the residual stream
+  Tensor hidden;      ///< [T, D] float32, the residual stream
   Tensor normed;      ///< [T, D]
   Tensor normed_ffn;  ///< [T, D], of layers whose two parts read norms of their own side by side
   Tensor branch;      ///< [T, D], what a part of a layer adds to the residual stream, if more is done to it before
@@ -28,17 +29,20 @@ struct Workspace {
 
   Tensor up;              ///< [T, 2F] or [T, F]
   Tensor activated;       ///< [T, F]
-  Tensor router_logits;   ///< [T, E]
+  Tensor router_logits;   ///< [T, E] float32
   Tensor experts;         ///< [T, top_k] int32
-  Tensor expert_weights;  ///< [T, top_k]
-  Tensor moe_scratch;     ///< [T * top_k, see backend/ops/moe.h]
-  Tensor shared_gate;     ///< [T, 1]
+  Tensor expert_weights;  ///< [T, top_k] float32
+  Tensor moe_scratch;     ///< as many bytes as the backend asks for
+  Tensor shared_gate;     ///< [T, 1] float32
 
-  Tensor gathered;   ///< [R, D]
-  Tensor projected;  ///< [R, De]
+  Tensor gathered;     ///< [R, D] float32
+  Tensor final_norms;  ///< [R, D]
+  Tensor projected;    ///< [R, De]
   int64_t bytes = 0;
 
-  Workspace(const ModelSpec& spec, int64_t num_tokens, int64_t num_logit_rows, void* base);
+  /// `dtype`: what the model computes in, which gives the type of the activations (Backend::activation_dtype).
+  Workspace(const ModelSpec& spec, const Backend& backend, DType dtype, int64_t num_tokens, int64_t num_logit_rows,
+            void* base);
 };
 
 /// Columns of a layer's packed q, k, v, or of what stands there with latent attention.

@@ -79,7 +79,7 @@ void attention(const AttentionArgs& args, Stream& stream) {
         const int64_t token = begin + item / num_heads;
         const int64_t head = item % num_heads;
         attend_any(args, {.q = args.q.as<const float>() + token * args.q.strides[0] + head * args.q.strides[1],
-                          .block_table = batch.block_tables + int64_t{sequence} * batch.max_blocks,
+                          .block_table = batch.block_tables + batch.block_starts[sequence],
                           .out = args.out.as<float>() + token * args.out.strides[0] + head * args.out.strides[1],
                           .head = head,
                           .kv_head = head / group,

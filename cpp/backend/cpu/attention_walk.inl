@@ -136,7 +136,7 @@ class ItemRun {
     SpanSource source;
     source.kv = &args_.kv;
     source.layout = kv_layout(args_.kv);
-    source.block_table = args_.batch->block_tables + int64_t{tile.sequence} * args_.batch->max_blocks;
+    source.block_table = args_.batch->block_tables + args_.batch->block_starts[tile.sequence];
     source.kv_head = tile.kv_head;
     source.first_key = int64_t{span} * kAttentionSpan;
     const int first_key = static_cast<int>(source.first_key);

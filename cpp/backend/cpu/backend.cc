@@ -4,6 +4,7 @@
 
 #include "backend/cpu/kv_layout.h"
 #include "backend/cpu/linear_pack.h"
+#include "backend/cpu/moe_run.h"
 #include "backend/cpu/ops.h"
 #include "backend/cpu/stream.h"
 #include "core/check.h"
@@ -19,6 +20,13 @@ const Ops* checked_ops(Isa isa) {
   return &ops_of(isa);
 }
 
+/// Ops have run when they return, so every place of a stream has been reached.
+class ReachedEvent final : public Event {
+ public:
+  void record(Stream&) override {}
+  void wait() override {}
+};
+
 }  // namespace
 
 CpuBackend::CpuBackend(Isa isa, int num_threads) : isa_(isa), ops_(checked_ops(isa)), pool_(num_threads) {}
@@ -29,6 +37,10 @@ std::string CpuBackend::name() const {
 
 std::unique_ptr<Stream> CpuBackend::create_stream() {
   return std::make_unique<CpuStream>(pool_);
+}
+
+std::unique_ptr<Event> CpuBackend::create_event() {
+  return std::make_unique<ReachedEvent>();
 }
 
 Buffer CpuBackend::allocate(size_t bytes, MemoryKind kind) {
@@ -43,6 +55,23 @@ void CpuBackend::copy_to_host(void* destination, const void* source, size_t byte
   if (bytes > 0) std::memcpy(destination, source, bytes);
 }
 
+void CpuBackend::enqueue_to_device(void* destination, const void* source, size_t bytes, Stream& stream) {
+  copy_to_device(destination, source, bytes, stream);
+}
+
+void CpuBackend::enqueue_to_host(void* destination, const void* source, size_t bytes, Stream& stream) {
+  copy_to_host(destination, source, bytes, stream);
+}
+
+void CpuBackend::begin_recording(Stream&) {
+  QUIRE_CHECK(false, "the processor records no graphs");
+}
+
+std::unique_ptr<Graph> CpuBackend::end_recording(Stream&) {
+  QUIRE_CHECK(false, "the processor records no graphs");
+  return nullptr;
+}
+
 PackedLinear CpuBackend::pack_linear(const LinearSource& source, Stream& stream) {
   const PackedShape shape = packed_shape(source);
   PackedLinear packed{.n = shape.n, .k = shape.k, .groups = source.groups, .dtype = source.dtype, .data = {}};
@@ -51,13 +80,20 @@ PackedLinear CpuBackend::pack_linear(const LinearSource& source, Stream& stream)
   return packed;
 }
 
-int64_t CpuBackend::kv_block_bytes(DType dtype, int32_t block_size, int32_t num_kv_heads, int32_t head_dim,
-                                   int32_t v_head_dim) const {
-  return kv_page_bytes(dtype, block_size, num_kv_heads, head_dim, v_head_dim);
+int64_t CpuBackend::kv_block_bytes(const KvLayer& shape) const {
+  return kv_page_bytes(shape.dtype, shape.block_size, shape.num_kv_heads, shape.head_dim, shape.v_head_dim);
+}
+
+size_t CpuBackend::moe_scratch_bytes(const MoeShape& shape) const {
+  return cpu::moe_scratch_bytes(shape);
 }
 
 int64_t CpuBackend::available_memory() const {
   return available_host_memory();
+}
+
+int64_t CpuBackend::total_memory() const {
+  return total_host_memory();
 }
 
 }  // namespace quire::cpu

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <array>
 #include <memory>
 #include <string>
 
@@ -21,13 +22,26 @@ class CpuBackend final : public Backend {
   std::string name() const override;
   const Ops& ops() const override { return *ops_; }
   std::unique_ptr<Stream> create_stream() override;
+  std::unique_ptr<Event> create_event() override;
   Buffer allocate(size_t bytes, MemoryKind kind) override;
+  Buffer allocate_host(size_t bytes) override { return allocate(bytes, MemoryKind::kWorkspace); }
   void copy_to_device(void* destination, const void* source, size_t bytes, Stream& stream) override;
   void copy_to_host(void* destination, const void* source, size_t bytes, Stream& stream) override;
+  void enqueue_to_device(void* destination, const void* source, size_t bytes, Stream& stream) override;
+  void enqueue_to_host(void* destination, const void* source, size_t bytes, Stream& stream) override;
+  bool runs_behind() const override { return false; }
+  bool records_graphs() const override { return false; }
+  void begin_recording(Stream& stream) override;
+  std::unique_ptr<Graph> end_recording(Stream& stream) override;
+  DType activation_dtype(DType) const override { return DType::kFloat32; }
   PackedLinear pack_linear(const LinearSource& source, Stream& stream) override;
-  int64_t kv_block_bytes(DType dtype, int32_t block_size, int32_t num_kv_heads, int32_t head_dim,
-                         int32_t v_head_dim) const override;
+  int64_t kv_block_bytes(const KvLayer& shape) const override;
+  size_t batch_plan_bytes(int32_t, int32_t) const override { return 0; }
+  std::array<int32_t, 8> plan_batch(const RaggedBatch&, std::byte*) const override { return {}; }
+  size_t moe_scratch_bytes(const MoeShape& shape) const override;
+  size_t sample_scratch_bytes(int64_t, int64_t) const override { return 0; }
   int64_t available_memory() const override;
+  int64_t total_memory() const override;
   int num_threads() const override { return pool_.size(); }
 
  private:

@@ -27,4 +27,10 @@ void logit_scale(const LogitScaleArgs& args, Stream& stream) {
   });
 }
 
+void resolve(const ResolveArgs& args, Stream&) {
+  for (int32_t i = 0; i < *args.count; ++i) {
+    if (args.ids[i] < 0) args.ids[i] = args.tokens[-1 - args.ids[i]].token;
+  }
+}
+
 }  // namespace quire::cpu::portable

@@ -9,6 +9,7 @@
 
 namespace quire::cpu::portable {
 #include "backend/cpu/kernels.inl"
+void resolve(const ResolveArgs& args, Stream& stream);
 }  // namespace quire::cpu::portable
 
 namespace quire::cpu::avx2 {

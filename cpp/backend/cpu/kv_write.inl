@@ -16,6 +16,7 @@ template <typename T>
 void write_tokens(const KvWriteArgs& args, int64_t begin, int64_t end) {
   const KvLayout layout = kv_layout(args.kv);
   for (int64_t token = begin; token < end; ++token) {
+    if (args.slots[token] < 0) continue;
     T* const page = kv_page<T>(args.kv, args.slots[token] / layout.block_size);
     const int64_t slot = args.slots[token] % layout.block_size;
     for (int64_t head = 0; head < args.kv.num_kv_heads; ++head) {

@@ -16,6 +16,11 @@
 namespace quire::cpu {
 namespace {
 
+/// Floats of one row's way through its expert.
+int64_t row_columns(int64_t width, int64_t up_columns, int64_t ffn_width) {
+  return up_columns + ffn_width + width;
+}
+
 /// Rows of one expert that use its panels together.
 struct Block {
   int32_t expert = 0;
@@ -35,9 +40,10 @@ class MoeRun {
         num_rows_(num_tokens_ * args.top_k),
         num_experts_(args.up->groups),
         width_(args.x.shape[1]),
-        up_(args.scratch.columns(0, args.up->n)),
-        activated_(args.scratch.columns(args.up->n, args.down->k)),
-        outputs_(args.scratch.columns(args.up->n + args.down->k, width_)) {}
+        rows_(args.scratch, DType::kFloat32, {num_rows_, row_columns(width_, args.up->n, args.down->k)}),
+        up_(rows_.columns(0, args.up->n)),
+        activated_(rows_.columns(args.up->n, args.down->k)),
+        outputs_(rows_.columns(args.up->n + args.down->k, width_)) {}
 
   void run() {
     lay_out_scratch();
@@ -169,7 +175,8 @@ class MoeRun {
   const int64_t num_rows_;
   const int64_t num_experts_;
   const int64_t width_;
-  // Columns of the scratch, [num_rows] each.
+  // The scratch, [num_rows, ...] float32, and its columns.
+  const Tensor rows_;
   const Tensor up_;
   const Tensor activated_;
   const Tensor outputs_;
@@ -184,6 +191,12 @@ class MoeRun {
 };
 
 }  // namespace
+
+size_t moe_scratch_bytes(const MoeShape& shape) {
+  return static_cast<size_t>(shape.num_tokens * shape.top_k *
+                             row_columns(shape.width, shape.up_columns, shape.ffn_width)) *
+         sizeof(float);
+}
 
 void run_moe(const MoeArgs& args, Stream& stream, const MoeKernel& kernel) {
   if (args.x.shape[0] > 0) MoeRun(args, as_cpu(stream), kernel).run();

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 
 #include "backend/cpu/activation_rows.h"
@@ -27,6 +28,8 @@ struct MoeKernel {
   ActivateRowFn activate_row = nullptr;
   void (*join_row)(const JoinedRow& row) = nullptr;
 };
+
+size_t moe_scratch_bytes(const MoeShape& shape);
 
 void run_moe(const MoeArgs& args, Stream& stream, const MoeKernel& kernel);
 

@@ -20,6 +20,7 @@ const Ops& portable_ops() {
                               .clip = portable::clip,
                               .gather = portable::gather,
                               .logit_scale = portable::logit_scale,
+                              .resolve = portable::resolve,
                               .sample = portable::sample};
   return kTable;
 }
@@ -42,6 +43,7 @@ const Ops& avx2_ops() {
                               .clip = avx2::clip,
                               .gather = avx2::gather,
                               .logit_scale = avx2::logit_scale,
+                              .resolve = portable::resolve,
                               .sample = avx2::sample};
   return kTable;
 }
@@ -62,6 +64,7 @@ const Ops& avx512_ops() {
                               .clip = avx512::clip,
                               .gather = avx512::gather,
                               .logit_scale = avx512::logit_scale,
+                              .resolve = portable::resolve,
                               .sample = avx512::sample};
   return kTable;
 }

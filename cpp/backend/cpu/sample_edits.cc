@@ -8,15 +8,15 @@ namespace quire::cpu {
 LogitEdits::LogitEdits(float* logits, int64_t vocabulary, const Memory& memory)
     : logits_(logits), vocabulary_(vocabulary), memory_(memory) {}
 
-bool LogitEdits::apply(const SampleRow& row) {
+bool LogitEdits::apply(const SampleRow& row, const SampleLists& lists) {
   const bool repetition = row.repetition_penalty != 1.0f;
-  const bool output = (row.frequency_penalty != 0.0f || row.presence_penalty != 0.0f) && !row.output_ids.empty();
-  if (row.logit_bias.empty() && row.masked_ids.empty() && !repetition && !output) return true;
+  const bool output = (row.frequency_penalty != 0.0f || row.presence_penalty != 0.0f) && !lists.output_ids.empty();
+  if (lists.biases.empty() && lists.masked_ids.empty() && !repetition && !output) return true;
   std::fill_n(memory_.bits, bits_words(vocabulary_), uint64_t{0});
-  for (const auto& [id, bias] : row.logit_bias) touch(id) += bias;
-  for (const int32_t id : row.masked_ids) touch(id) = -std::numeric_limits<float>::infinity();
-  if (repetition) penalize_repetition(row);
-  if (output) penalize_output(row);
+  for (const auto& [id, bias] : lists.biases) touch(id) += bias;
+  for (const int32_t id : lists.masked_ids) touch(id) = -std::numeric_limits<float>::infinity();
+  if (repetition) penalize_repetition(row.repetition_penalty, lists);
+  if (output) penalize_output(row, lists);
   return finite_;
 }
 
@@ -42,21 +42,21 @@ bool LogitEdits::first_time(uint64_t* bits, int32_t id) {
   return first;
 }
 
-void LogitEdits::penalize_repetition(const SampleRow& row) {
+void LogitEdits::penalize_repetition(float penalty, const SampleLists& lists) {
   uint64_t* const penalized = memory_.bits + bits_words(vocabulary_) / 2;
-  for (const auto ids : {row.prompt_ids, row.output_ids}) {
+  for (const auto ids : {lists.prompt_ids, lists.output_ids}) {
     for (const int32_t id : ids) {
       if (!first_time(penalized, id)) continue;
       float& logit = touch(id);
-      logit = logit > 0.0f ? logit / row.repetition_penalty : logit * row.repetition_penalty;
+      logit = logit > 0.0f ? logit / penalty : logit * penalty;
     }
   }
 }
 
-void LogitEdits::penalize_output(const SampleRow& row) {
-  for (const int32_t id : row.output_ids) memory_.counts[id] = 0;
-  for (const int32_t id : row.output_ids) ++memory_.counts[id];
-  for (const int32_t id : row.output_ids) {
+void LogitEdits::penalize_output(const SampleRow& row, const SampleLists& lists) {
+  for (const int32_t id : lists.output_ids) memory_.counts[id] = 0;
+  for (const int32_t id : lists.output_ids) ++memory_.counts[id];
+  for (const int32_t id : lists.output_ids) {
     int32_t& count = memory_.counts[id];
     if (count == 0) continue;  // done at its first occurrence
     float& logit = touch(id);

@@ -65,18 +65,24 @@ void SampleMemory::assign(void* memory, int64_t vocabulary) {
   carve(*this, memory, vocabulary);
 }
 
-RowSampler::RowSampler(float* logits, int64_t vocabulary, const SampleRow& row, const SampleMemory& memory,
-                       const SamplePasses& passes, ThreadPool* pool)
-    : logits_(logits), vocabulary_(vocabulary), row_(row), memory_(memory), passes_(passes), pool_(pool) {}
+RowSampler::RowSampler(float* logits, int64_t vocabulary, const SampleRow& row, const SampleLists& lists,
+                       const SampleMemory& memory, const SamplePasses& passes, ThreadPool* pool)
+    : logits_(logits),
+      vocabulary_(vocabulary),
+      row_(row),
+      lists_(lists),
+      memory_(memory),
+      passes_(passes),
+      pool_(pool) {}
 
-void RowSampler::sample(SampleResult& result) {
+void RowSampler::sample(SampledToken& result, SampledCandidate* candidates) {
   const bool given = row_.given_token >= 0;
   const bool greedy = given || row_.temperature < kGreedyTemperature;
   LogitEdits edits(logits_, vocabulary_, memory_.edits);
-  const bool edits_finite = given || edits.apply(row_);
+  const bool edits_finite = given || edits.apply(row_, lists_);
   softmax_ = sum_row(greedy ? 1.0f : 1.0f / row_.temperature);
-  result.finite = softmax_.finite && edits_finite;
-  if (!result.finite) return;
+  result.finite = softmax_.finite && edits_finite ? 1 : 0;
+  if (result.finite == 0) return;
 
   const int64_t top_k = row_.top_k > 0 && row_.top_k < vocabulary_ ? row_.top_k : 0;
   if (given) {
@@ -92,7 +98,7 @@ void RowSampler::sample(SampleResult& result) {
       result.token = draw_from_row(uniform);
     }
   }
-  if (row_.raw_logprobs && !given) {
+  if (row_.raw_logprobs != 0 && !given) {
     kept_.reset();
     if (!edits.empty() || softmax_.scale != 1.0f) {
       edits.undo();
@@ -100,7 +106,7 @@ void RowSampler::sample(SampleResult& result) {
     }
   }
   result.logprob = log_probability(result.token);
-  if (row_.num_logprobs >= 0) report(result);
+  if (row_.num_logprobs >= 0) report(result, candidates);
 }
 
 RowSampler::Softmax RowSampler::sum_row(float scale) const {
@@ -248,12 +254,13 @@ int32_t RowSampler::rank(int32_t id) const {
   return static_cast<int32_t>(1 + before + passes_.count_larger(logits_ + id, vocabulary_ - id, logit));
 }
 
-void RowSampler::report(SampleResult& result) const {
-  result.candidates.push_back({.token = result.token, .rank = rank(result.token), .logprob = result.logprob});
+void RowSampler::report(SampledToken& result, SampledCandidate* candidates) const {
+  int32_t& count = result.num_candidates;
+  candidates[count++] = {.token = result.token, .rank = rank(result.token), .logprob = result.logprob};
   const int64_t wanted = std::min<int64_t>(row_.num_logprobs, vocabulary_);
   const auto add = [&](int32_t id, int64_t place) {
     if (id == result.token) return;
-    result.candidates.push_back({.token = id, .rank = static_cast<int32_t>(place + 1), .logprob = log_probability(id)});
+    candidates[count++] = {.token = id, .rank = static_cast<int32_t>(place + 1), .logprob = log_probability(id)};
   };
   const int64_t whole = kept_ ? std::min(wanted, kept_->count) : wanted;
   const std::span<Candidate> best = collect(bound_of_best(whole));

@@ -31,11 +31,11 @@ struct SampleMemory {
 class RowSampler {
  public:
   /// `pool`: shares the passes over the row; null if this already runs on a worker.
-  RowSampler(float* logits, int64_t vocabulary, const SampleRow& row, const SampleMemory& memory,
-             const SamplePasses& passes, ThreadPool* pool);
+  RowSampler(float* logits, int64_t vocabulary, const SampleRow& row, const SampleLists& lists,
+             const SampleMemory& memory, const SamplePasses& passes, ThreadPool* pool);
 
-  /// `result.candidates` must have room for num_logprobs + 1 entries: nothing is allocated here.
-  void sample(SampleResult& result);
+  /// `candidates`: room for num_logprobs + 1.
+  void sample(SampledToken& result, SampledCandidate* candidates);
 
  private:
   /// Softmax of the row: weight of logit x is exp((x - best) * scale).
@@ -65,11 +65,12 @@ class RowSampler {
   float logit_of_weight(double weight) const;
   float log_probability(int32_t id) const;
   int32_t rank(int32_t id) const;
-  void report(SampleResult& result) const;
+  void report(SampledToken& result, SampledCandidate* candidates) const;
 
   float* logits_;
   int64_t vocabulary_;
   const SampleRow& row_;
+  const SampleLists& lists_;
   const SampleMemory& memory_;
   const SamplePasses& passes_;
   ThreadPool* pool_;

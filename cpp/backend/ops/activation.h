@@ -22,8 +22,8 @@ struct ActivationRule {
 /// allowed.
 struct ActivationArgs {
   ActivationRule rule;
-  Tensor x;    ///< [T, 2F] if gated, else [T, F]; float32
-  Tensor out;  ///< [T, F] float32
+  Tensor x;    ///< [T, 2F] if gated, else [T, F]
+  Tensor out;  ///< [T, F], type of x
 };
 using ActivationFn = void (*)(const ActivationArgs&, Stream&);
 

@@ -13,10 +13,10 @@ class Stream;
 /// window > 0: a query sees exactly `window` keys, itself included; sinks: one more score per head that takes part in
 /// the softmax and has no value. Query head h reads kv head h / (H / G).
 ///
-/// A row's result on the CPU does not depend on the other rows, nor on how the prompt was cut into steps: partial
-/// softmax sums are formed over fixed spans of absolute key positions and joined in order.
+/// A row's result on the CPU, or in a deterministic backend, does not depend on the other rows, nor on how the prompt
+/// was cut into steps: partial softmax sums are formed over fixed spans of absolute key positions and joined in order.
 struct AttentionArgs {
-  Tensor q;  ///< [T, H, K] float32, rows may be strided
+  Tensor q;  ///< [T, H, K], rows may be strided
   KvLayer kv;
   const RaggedBatch* batch = nullptr;
   float scale = 1.0f;
@@ -24,7 +24,7 @@ struct AttentionArgs {
   float softcap = 0.0f;
   const float* alibi_slopes = nullptr;  ///< [H] or null
   const float* sinks = nullptr;         ///< [H] or null
-  Tensor out;                           ///< [T, H, v_head_dim] float32
+  Tensor out;                           ///< [T, H, v_head_dim], type of q
 };
 using AttentionFn = void (*)(const AttentionArgs&, Stream&);
 

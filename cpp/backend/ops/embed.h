@@ -16,7 +16,7 @@ struct EmbedArgs {
   int32_t offset = 0;            ///< OPT's positions start at 2
   float scale = 1.0f;
   bool accumulate = false;
-  Tensor out;  ///< [T, D] float32
+  Tensor out;  ///< [T, D]
 };
 using EmbedFn = void (*)(const EmbedArgs&, Stream&);
 

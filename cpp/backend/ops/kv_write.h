@@ -9,8 +9,8 @@ class Stream;
 
 /// Store keys and values of this step's tokens at batch.slots, rounded to the cache's type.
 struct KvWriteArgs {
-  Tensor k;  ///< [T, G, K] float32, rows may be strided
-  Tensor v;  ///< [T, G, v_head_dim] float32, rows may be strided
+  Tensor k;  ///< [T, G, K], rows may be strided
+  Tensor v;  ///< [T, G, v_head_dim], type of k, rows may be strided
   KvLayer kv;
   const int64_t* slots = nullptr;  ///< [T]
 };

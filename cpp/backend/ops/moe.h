@@ -46,7 +46,7 @@ using RouteFn = void (*)(const RouteArgs&, Stream&);
 /// expert as in the linear op; then fused multiply-adds over j from 0, starting at 0; then the residual. So a row's
 /// result does not depend on the other rows.
 struct MoeArgs {
-  Tensor x;                          ///< [T, D] float32, rows may be strided
+  Tensor x;                          ///< [T, D], rows may be strided
   const int32_t* experts = nullptr;  ///< [T, top_k]; each in [0, E), no expert twice for one token
   const float* weights = nullptr;    ///< [T, top_k]
   int32_t top_k = 1;
@@ -57,15 +57,18 @@ struct MoeArgs {
   Tensor down_bias;                    ///< [E, D] float32, may be absent
   Tensor residual;                     ///< [T, D] float32, may be absent, may be `out`
   Tensor out;                          ///< [T, D] float32; may be `x`
-  /// Room for each token's way through each of its experts: [T * top_k, U + F + D] float32 with U rows of `up`; its
-  /// contents do not matter.
-  Tensor scratch;
+  void* scratch = nullptr;             ///< Backend::moe_scratch_bytes(); its contents do not matter
 };
 using MoeFn = void (*)(const MoeArgs&, Stream&);
 
-/// Columns of MoeArgs::scratch.
-constexpr int64_t moe_scratch_columns(int64_t width, int64_t up_columns, int64_t ffn_width) {
-  return up_columns + ffn_width + width;
-}
+/// What MoeArgs::scratch depends on.
+struct MoeShape {
+  int64_t num_tokens = 0;
+  int32_t num_experts = 0;
+  int32_t top_k = 0;
+  int64_t width = 0;       ///< D
+  int64_t up_columns = 0;  ///< rows of `up`
+  int64_t ffn_width = 0;   ///< F
+};
 
 }  // namespace quire

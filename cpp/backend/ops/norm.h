@@ -14,7 +14,7 @@ enum class NormKind { kRms, kLayer };
 struct NormArgs {
   NormKind kind = NormKind::kRms;
   float eps = 1e-5f;
-  Tensor x;       ///< float32; [T, D] or [T, H, K] with any row stride
+  Tensor x;       ///< [T, D] or [T, H, K] with any row stride
   Tensor weight;  ///< [D], [K] or [H, K] float32; absent: ones
   Tensor bias;    ///< as weight; absent: zeros
   Tensor out;     ///< as x

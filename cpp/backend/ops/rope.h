@@ -14,12 +14,12 @@ enum class RopeLayout {
 /// Rotate the first R components of every head; the others stay as they are.
 /// Source: Su et al., arXiv:2104.09864.
 struct RopeArgs {
-  Tensor x;                       ///< [T, H, K] float32, rows may be strided
+  Tensor x;                       ///< [T, H, K], rows may be strided
   const int32_t* rows = nullptr;  ///< [T], row of the table: the position, shifted where a second set of angles is used
   Tensor cos;                     ///< [P, R/2] float32
   Tensor sin;                     ///< [P, R/2] float32
   RopeLayout layout = RopeLayout::kHalf;
-  Tensor out;  ///< as x, any strides but the last; may be `x`
+  Tensor out;  ///< shape and type of x, any strides but the last; may be `x`
 };
 using RopeFn = void (*)(const RopeArgs&, Stream&);
 

@@ -54,7 +54,7 @@ class Case {
     kv.num_blocks = int64_t{blocks} * sequences;
     kv.num_kv_heads = heads.kv_heads;
     kv.head_dim = kv.v_head_dim = heads.dim;
-    kv.block_bytes = backend.kv_block_bytes(dtype, kBlock, heads.kv_heads, heads.dim, heads.dim);
+    kv.block_bytes = backend.kv_block_bytes(kv);
     const int64_t bytes = kv.num_blocks * kv.block_bytes;
     const int64_t layers = std::max<int64_t>(1, least_bytes / bytes);
     memory_ = backend.allocate(static_cast<size_t>(layers * bytes), MemoryKind::kKvCache);
@@ -73,7 +73,9 @@ class Case {
     batch_.query_start = starts_.data();
     batch_.context_lens = contexts_.data();
     batch_.block_tables = tables_.data();
-    batch_.max_blocks = blocks;
+    for (int32_t s = 0; s < sequences; ++s) block_starts_.push_back(s * blocks);
+    batch_.block_starts = block_starts_.data();
+    batch_.max_query_len = queries;
     q_.resize(static_cast<size_t>(batch_.num_tokens * heads.heads * heads.dim));
     std::minstd_rand random(3);
     for (float& value : q_) value = static_cast<float>(random() % 2048) / 1024.0f - 1.0f;
@@ -104,7 +106,7 @@ class Case {
   Heads heads_;
   Buffer memory_;
   std::vector<KvLayer> layers_;
-  std::vector<int32_t> tables_, contexts_, starts_;
+  std::vector<int32_t> tables_, contexts_, starts_, block_starts_;
   std::vector<float> q_, out_;
   RaggedBatch batch_;
 };
@@ -118,7 +120,8 @@ double time_of(Case& measured, double budget_seconds) {
 }
 
 void run(cpu::Isa isa, int threads, int32_t sequences) {
-  const std::unique_ptr<Backend> backend = create_backend("cpu:" + std::string(cpu::isa_name(isa)), threads);
+  const std::unique_ptr<Backend> backend =
+      create_backend("cpu:" + std::string(cpu::isa_name(isa)), {.num_threads = threads});
   const std::unique_ptr<Stream> stream = backend->create_stream();
   ThreadPool& pool = cpu::as_cpu(*stream).pool();
   constexpr int64_t kColdBytes = 192 << 20;

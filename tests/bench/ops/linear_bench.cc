@@ -143,7 +143,7 @@ std::vector<Shape> chosen_shapes(const std::string& wanted) {
 
 void run(const Options& options) {
   for (const std::string& name : options.isas) {
-    const std::unique_ptr<Backend> backend = create_backend("cpu:" + name, options.threads);
+    const std::unique_ptr<Backend> backend = create_backend("cpu:" + name, {.num_threads = options.threads});
     const cpu::Isa isa = name == "avx512" ? cpu::Isa::kAvx512 : name == "avx2" ? cpu::Isa::kAvx2 : cpu::Isa::kPortable;
     ThreadPool pool(options.threads);
     std::printf("%s, %d threads, multiply-adds %.0f GFLOP/s\n", backend->name().c_str(), backend->num_threads(),

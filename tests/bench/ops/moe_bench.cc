@@ -156,7 +156,7 @@ void run_moe(const MoeShape& shape, const std::string& dtype, int64_t tokens, Ba
 
   const double expert_bytes = static_cast<double>(up.data.bytes() + down.data.bytes()) / shape.experts;
   const double row_flops = 2.0 * 3.0 * static_cast<double>(shape.ffn * shape.width);
-  std::vector<float> x, out, scratch, up_out, down_out, activated;
+  std::vector<float> x, out, up_out, down_out, activated;
   const std::vector<float> weights(static_cast<size_t>(rows), 0.125f);
   MoeArgs args;
   args.x = matrix_of(x, tokens, shape.width);
@@ -166,7 +166,14 @@ void run_moe(const MoeShape& shape, const std::string& dtype, int64_t tokens, Ba
   args.activation = {.kind = Activation::kSilu, .gated = true};
   args.down = &down;
   args.out = matrix_of(out, tokens, shape.width);
-  args.scratch = matrix_of(scratch, rows, moe_scratch_columns(shape.width, up.n, shape.ffn));
+  const Buffer scratch = backend.allocate(backend.moe_scratch_bytes({.num_tokens = tokens,
+                                                                     .num_experts = static_cast<int32_t>(shape.experts),
+                                                                     .top_k = shape.top_k,
+                                                                     .width = shape.width,
+                                                                     .up_columns = up.n,
+                                                                     .ffn_width = shape.ffn}),
+                                          MemoryKind::kWorkspace);
+  args.scratch = scratch.data();
   const auto moe = [&](int call) {
     args.experts = experts[static_cast<size_t>(call)].data();
     backend.ops().moe(args, *stream);
@@ -221,7 +228,7 @@ void run_grouped(const GroupedShape& shape, const std::string& dtype, int64_t to
 
 void run(const Options& options) {
   for (const std::string& isa : options.isas) {
-    const std::unique_ptr<Backend> backend = create_backend("cpu:" + isa, options.threads);
+    const std::unique_ptr<Backend> backend = create_backend("cpu:" + isa, {.num_threads = options.threads});
     std::printf("%s, %d threads\n", backend->name().c_str(), backend->num_threads());
     for (const std::string& dtype : options.dtypes) {
       for (const std::string& tokens : options.tokens) {

@@ -96,7 +96,7 @@ void bench_step(Backend& backend, Stream& stream, const Model& model, int64_t to
               .num_kv_heads = static_cast<int32_t>(model.kv_heads),
               .head_dim = kDim,
               .v_head_dim = kDim};
-  write.kv.block_bytes = backend.kv_block_bytes(DType::kBFloat16, 16, write.kv.num_kv_heads, kDim, kDim);
+  write.kv.block_bytes = backend.kv_block_bytes(write.kv);
   const Buffer pages = backend.allocate(static_cast<size_t>(blocks * write.kv.block_bytes), MemoryKind::kKvCache);
   write.kv.data = pages.data();
   std::vector<int64_t> slots(static_cast<size_t>(tokens));
@@ -148,11 +148,15 @@ void bench_sample(Backend& backend, Stream& stream, int64_t vocabulary, int64_t 
   std::mt19937 generator(6);
   for (int i = 0; i < 40 * rows; ++i) logits[generator() % logits.size()] += 12.0f;
   std::vector<SampleRow> choices(static_cast<size_t>(rows));
-  std::vector<SampleResult> results(choices.size());
+  constexpr int32_t kMaxCandidates = 6;
+  std::vector<SampledToken> tokens(choices.size());
+  std::vector<SampledCandidate> candidates(choices.size() * kMaxCandidates);
   SampleArgs args;
   args.logits = Tensor(logits.data(), DType::kFloat32, {rows, vocabulary});
-  args.rows = choices;
-  args.results = results;
+  args.rows = choices.data();
+  args.tokens = tokens.data();
+  args.candidates = candidates.data();
+  args.max_candidates = kMaxCandidates;
   const auto measure = [&](const char* name, const SampleRow& choice) {
     std::fill(choices.begin(), choices.end(), choice);
     uint64_t position = 0;
@@ -176,7 +180,7 @@ void bench_sample(Backend& backend, Stream& stream, int64_t vocabulary, int64_t 
 int main(int argc, char** argv) {
   using quire::cpu::Isa;
   const std::string isa = argc > 1 ? argv[1] : std::string(quire::cpu::isa_name(quire::cpu::best_isa()));
-  const auto backend = quire::create_backend("cpu:" + isa, argc > 2 ? std::atoi(argv[2]) : 0);
+  const auto backend = quire::create_backend("cpu:" + isa, {.num_threads = argc > 2 ? std::atoi(argv[2]) : 0});
   const auto stream = backend->create_stream();
   std::printf("%s, %d threads\n", backend->name().c_str(), backend->num_threads());
   for (const int64_t tokens : {1, 16, 512}) {

@@ -1,9 +1,11 @@
 #include <gtest/gtest.h>
 
 #include <atomic>
+#include <cstdlib>
 #include <cstring>
 #include <limits>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -17,19 +19,49 @@ namespace {
 
 TEST(BackendTest, cpu_is_the_best_instruction_set_of_the_machine) {
   const std::string expected = "cpu (" + std::string(cpu::isa_name(cpu::best_isa())) + ")";
-  EXPECT_EQ(create_backend("cpu", 1)->name(), expected);
-  EXPECT_EQ(create_backend("auto", 1)->name(), expected);
+  EXPECT_EQ(create_backend("cpu", {.num_threads = 1})->name(), expected);
+}
+
+/// While it lives there are no GPU backends.
+struct CpuOnly {
+  CpuOnly() {
+    if (const char* const path = std::getenv(kVariable)) before = path;
+    setenv(kVariable, "/nowhere", 1);
+  }
+  ~CpuOnly() { before ? setenv(kVariable, before->c_str(), 1) : unsetenv(kVariable); }
+
+  static constexpr const char* kVariable = "QUIRE_BACKEND_PATH";
+  std::optional<std::string> before;
+};
+
+TEST(BackendTest, auto_is_the_cpu_where_there_is_no_gpu_backend) {
+  const CpuOnly here;
+  EXPECT_EQ(create_backend("auto", {.num_threads = 1})->name(), create_backend("cpu", {.num_threads = 1})->name());
+}
+
+TEST(BackendTest, a_gpu_that_the_build_knows_nothing_of_is_refused_with_what_to_do) {
+  const CpuOnly here;
+  for (const std::string device : {"cuda", "cuda:0", "cuda:7"}) {
+    try {
+      create_backend(device, {});
+      FAIL() << device;
+    } catch (const Error& error) {
+      EXPECT_EQ(error.kind(), ErrorKind::kUnsupported);
+      EXPECT_NE(std::string(error.what()).find("QUIRE_CUDA"), std::string::npos) << error.what();
+      EXPECT_NE(std::string(error.what()).find("device=\"cpu\""), std::string::npos) << error.what();
+    }
+  }
 }
 
 TEST(BackendTest, an_instruction_set_can_be_forced_or_is_refused) {
   for (const cpu::Isa isa : {cpu::Isa::kPortable, cpu::Isa::kAvx2, cpu::Isa::kAvx512}) {
     const std::string name(cpu::isa_name(isa));
     if (cpu::isa_supported(isa)) {
-      EXPECT_EQ(create_backend("cpu:" + name, 1)->name(), "cpu (" + name + ")");
+      EXPECT_EQ(create_backend("cpu:" + name, {.num_threads = 1})->name(), "cpu (" + name + ")");
       continue;
     }
     try {
-      create_backend("cpu:" + name, 1);
+      create_backend("cpu:" + name, {.num_threads = 1});
       FAIL() << name;
     } catch (const Error& error) {
       EXPECT_EQ(error.kind(), ErrorKind::kUnsupported);
@@ -39,9 +71,10 @@ TEST(BackendTest, an_instruction_set_can_be_forced_or_is_refused) {
 }
 
 TEST(BackendTest, an_unknown_device_is_refused_with_the_known_ones) {
-  for (const std::string device : {"", "cuda", "cpu:", "cpu:avx", "CPU", "cpu:avx2 "}) {
+  for (const std::string device :
+       {"", "cpu:", "cpu:avx", "CPU", "cpu:avx2 ", "cuda:", "cuda:-1", "cuda:x", "cuda:0 ", "cuda0"}) {
     try {
-      create_backend(device, 1);
+      create_backend(device, {.num_threads = 1});
       FAIL() << device;
     } catch (const Error& error) {
       EXPECT_EQ(error.kind(), ErrorKind::kInvalidArgument);
@@ -53,16 +86,17 @@ TEST(BackendTest, an_unknown_device_is_refused_with_the_known_ones) {
 TEST(BackendTest, every_op_is_there) {
   for (const cpu::Isa isa : {cpu::Isa::kPortable, cpu::Isa::kAvx2, cpu::Isa::kAvx512}) {
     if (!cpu::isa_supported(isa)) continue;
-    const std::unique_ptr<Backend> backend = create_backend("cpu:" + std::string(cpu::isa_name(isa)), 1);
+    const std::unique_ptr<Backend> backend =
+        create_backend("cpu:" + std::string(cpu::isa_name(isa)), {.num_threads = 1});
     const Ops& ops = backend->ops();
     EXPECT_TRUE(ops.embed && ops.norm && ops.linear && ops.grouped_linear && ops.rope && ops.kv_write &&
                 ops.copy_blocks && ops.attention && ops.activation && ops.route && ops.moe && ops.add && ops.clip &&
-                ops.gather && ops.logit_scale && ops.sample);
+                ops.gather && ops.logit_scale && ops.resolve && ops.sample);
   }
 }
 
 TEST(BackendTest, memory_is_aligned_writable_and_given_back) {
-  const std::unique_ptr<Backend> backend = create_backend("cpu", 1);
+  const std::unique_ptr<Backend> backend = create_backend("cpu", {.num_threads = 1});
   for (const MemoryKind kind : {MemoryKind::kWeights, MemoryKind::kKvCache, MemoryKind::kWorkspace}) {
     for (const size_t bytes : {size_t{1}, size_t{63}, size_t{4097}, size_t{5} << 20}) {
       const Buffer buffer = backend->allocate(bytes, kind);
@@ -76,7 +110,7 @@ TEST(BackendTest, memory_is_aligned_writable_and_given_back) {
 }
 
 TEST(BackendTest, weights_do_not_overlap_and_outlive_their_backend) {
-  std::unique_ptr<Backend> backend = create_backend("cpu", 1);
+  std::unique_ptr<Backend> backend = create_backend("cpu", {.num_threads = 1});
   std::vector<Buffer> buffers;
   for (size_t i = 0; i < 40; ++i) buffers.push_back(backend->allocate((i + 1) * 50001, MemoryKind::kWeights));
   for (size_t i = 0; i < 40; ++i) std::memset(buffers[i].data(), static_cast<int>(i), buffers[i].bytes());
@@ -90,7 +124,7 @@ TEST(BackendTest, weights_do_not_overlap_and_outlive_their_backend) {
 }
 
 TEST(BackendTest, kv_memory_reads_as_zero) {
-  const std::unique_ptr<Backend> backend = create_backend("cpu", 1);
+  const std::unique_ptr<Backend> backend = create_backend("cpu", {.num_threads = 1});
   constexpr size_t kBytes = 3 << 20;
   for (int round = 0; round < 2; ++round) {
     const Buffer buffer = backend->allocate(kBytes, MemoryKind::kKvCache);
@@ -101,7 +135,7 @@ TEST(BackendTest, kv_memory_reads_as_zero) {
 }
 
 TEST(BackendTest, too_much_memory_is_refused_with_what_there_is) {
-  const std::unique_ptr<Backend> backend = create_backend("cpu", 1);
+  const std::unique_ptr<Backend> backend = create_backend("cpu", {.num_threads = 1});
   for (const MemoryKind kind : {MemoryKind::kWeights, MemoryKind::kKvCache, MemoryKind::kWorkspace}) {
     for (const size_t bytes : {size_t{1} << 46, std::numeric_limits<size_t>::max() - 5}) {
       try {
@@ -116,13 +150,13 @@ TEST(BackendTest, too_much_memory_is_refused_with_what_there_is) {
 }
 
 TEST(BackendTest, available_memory_is_some_and_not_absurd) {
-  const int64_t bytes = create_backend("cpu", 1)->available_memory();
+  const int64_t bytes = create_backend("cpu", {.num_threads = 1})->available_memory();
   EXPECT_GT(bytes, int64_t{1} << 20);
   EXPECT_LT(bytes, int64_t{1} << 50);
 }
 
 TEST(BackendTest, copies_there_and_back) {
-  const std::unique_ptr<Backend> backend = create_backend("cpu", 1);
+  const std::unique_ptr<Backend> backend = create_backend("cpu", {.num_threads = 1});
   const std::unique_ptr<Stream> stream = backend->create_stream();
   const std::vector<int> source = {1, 2, 3};
   std::vector<int> back(3);
@@ -134,8 +168,8 @@ TEST(BackendTest, copies_there_and_back) {
 }
 
 TEST(BackendTest, threads_are_as_many_as_asked_for) {
-  EXPECT_EQ(create_backend("cpu", 3)->num_threads(), 3);
-  EXPECT_GE(create_backend("cpu", 0)->num_threads(), 1);
+  EXPECT_EQ(create_backend("cpu", {.num_threads = 3})->num_threads(), 3);
+  EXPECT_GE(create_backend("cpu", {})->num_threads(), 1);
 }
 
 TEST(CpuStreamTest, scratch_is_apart_for_every_worker_and_only_grows) {

@@ -16,9 +16,10 @@ namespace {
 
 using test::Floats;
 using test::OpMachine;
+using test::OpVector;
 
 using KvWriteTest = test::OpTest;
-QUIRE_TEST_EVERY_ISA(KvWriteTest);
+QUIRE_TEST_EVERY_DEVICE(KvWriteTest);
 
 /// A cache of some pages with every byte set.
 struct Pages {
@@ -26,12 +27,13 @@ struct Pages {
       : kv{.data = nullptr,
            .dtype = dtype,
            .num_blocks = blocks,
-           .block_bytes = machine.backend->kv_block_bytes(dtype, block_size, heads, dim, v_dim),
            .block_size = block_size,
            .num_kv_heads = heads,
            .head_dim = dim,
            .v_head_dim = v_dim},
-        bytes(static_cast<size_t>(kv.block_bytes * blocks), kFresh) {
+        bytes() {
+    kv.block_bytes = machine.backend->kv_block_bytes(kv);
+    bytes.assign(static_cast<size_t>(kv.block_bytes * blocks), kFresh);
     kv.data = bytes.data();
   }
 
@@ -46,7 +48,7 @@ struct Pages {
 
   static constexpr std::byte kFresh{0xee};
   KvLayer kv;
-  std::vector<std::byte> bytes;
+  OpVector<std::byte> bytes;
 };
 
 uint32_t rounded_bits(DType dtype, float value) {
@@ -56,8 +58,9 @@ uint32_t rounded_bits(DType dtype, float value) {
 }
 
 TEST_P(KvWriteTest, tokens_go_to_their_slots_rounded_and_nothing_else_is_touched) {
+  QUIRE_CPU_ONLY(machine, "the inside of a page is the backend's own");
   constexpr int32_t kBlocks = 6;
-  const std::vector<int64_t> slot_numbers = {3, 70, 71, 17, 0};
+  const OpVector<int64_t> slot_numbers = {3, 70, 71, 17, 0};
   for (const DType dtype : {DType::kFloat32, DType::kBFloat16, DType::kFloat16}) {
     for (const auto& [block_size, heads, dim, v_dim] : std::vector<std::tuple<int32_t, int32_t, int32_t, int32_t>>{
              {16, 3, 64, 64}, {16, 2, 80, 24}, {32, 1, 33, 7}, {128, 2, 8, 120}}) {
@@ -68,7 +71,7 @@ TEST_P(KvWriteTest, tokens_go_to_their_slots_rounded_and_nothing_else_is_touched
       k.at(1, 2) = 1e6f;
       v.at(2, 3) = test::kNan;
       KvWriteArgs args{.k = k.tensor(), .v = v.tensor(), .kv = pages.kv, .slots = slot_numbers.data()};
-      machine.ops().kv_write(args, *machine.stream);
+      machine.run(&Ops::kv_write, args);
 
       const cpu::KvLayout layout = cpu::kv_layout(pages.kv);
       std::map<std::pair<int64_t, int64_t>, float> expected;
@@ -100,6 +103,7 @@ TEST_P(KvWriteTest, tokens_go_to_their_slots_rounded_and_nothing_else_is_touched
 }
 
 TEST_P(KvWriteTest, a_page_has_room_for_every_element_once) {
+  QUIRE_CPU_ONLY(machine, "the inside of a page is the backend's own");
   for (const int32_t block_size : {8, 16, 128}) {
     for (const int32_t dim : {1, 64, 100}) {
       const cpu::KvLayout layout = cpu::kv_layout(block_size, dim, dim + 3);
@@ -124,18 +128,18 @@ TEST_P(KvWriteTest, blocks_are_copied_within_every_layer) {
   uint8_t next = 0;
   for (std::byte& byte : first.bytes) byte = std::byte{next += 3};
   for (std::byte& byte : second.bytes) byte = std::byte{next += 7};
-  const std::vector<std::byte> before[] = {first.bytes, second.bytes};
+  const OpVector<std::byte> before[] = {first.bytes, second.bytes};
   const std::vector<KvLayer> layers = {first.kv, second.kv};
   const std::vector<int32_t> from = {0, 3};
   const std::vector<int32_t> to = {4, 1};
-  machine.ops().copy_blocks({.layers = layers, .from = from, .to = to}, *machine.stream);
+  machine.run(&Ops::copy_blocks, {.layers = layers, .from = from, .to = to});
   const size_t size = static_cast<size_t>(first.kv.block_bytes);
   const size_t source_of[] = {0, 3, 2, 3, 0};
   for (size_t block = 0; block < 5; ++block) {
     EXPECT_EQ(std::memcmp(&first.bytes[block * size], &before[0][source_of[block] * size], size), 0) << block;
     EXPECT_EQ(std::memcmp(&second.bytes[block * size], &before[1][source_of[block] * size], size), 0) << block;
   }
-  machine.ops().copy_blocks({}, *machine.stream);
+  machine.run(&Ops::copy_blocks, {});
 }
 
 }  // namespace

@@ -12,7 +12,7 @@ namespace {
 using test::Floats;
 
 using NormTest = test::OpTest;
-QUIRE_TEST_EVERY_ISA(NormTest);
+QUIRE_TEST_EVERY_DEVICE(NormTest);
 
 /// float32 sums of up to 5000 terms in several partial sums.
 constexpr double kTolerance = 3e-6;
@@ -47,13 +47,13 @@ TEST_P(NormTest, every_width_gives_the_defined_result) {
         if (affine) args.weight = weight.tensor();
         if (affine) args.bias = bias.tensor();
         args.out = out.tensor();
-        machine.ops().norm(args, *machine.stream);
+        machine.run(&Ops::norm, args);
         EXPECT_TRUE(out.gaps_untouched());
         for (int64_t row = 0; row < 3; ++row) {
           const std::vector<double> expected =
               expected_row(args, x.row(row), affine ? weight.row(0) : nullptr, affine ? bias.row(0) : nullptr, width);
           for (int64_t i = 0; i < width; ++i) {
-            ASSERT_TRUE(test::close(out.at(row, i), expected[static_cast<size_t>(i)], kTolerance))
+            ASSERT_TRUE(test::close(out.at(row, i), expected[static_cast<size_t>(i)], machine.tolerance(kTolerance)))
                 << "width " << width << ", layer " << (kind == NormKind::kLayer) << ", column " << i;
           }
         }
@@ -74,13 +74,14 @@ TEST_P(NormTest, heads_are_normalised_one_by_one_with_shared_or_own_weights) {
       args.x = x.tensor();
       args.weight = weight.tensor();
       args.out = out.tensor();
-      machine.ops().norm(args, *machine.stream);
+      machine.run(&Ops::norm, args);
       for (int64_t token = 0; token < kTokens; ++token) {
         for (int64_t head = 0; head < kHeads; ++head) {
           const std::vector<double> expected =
               expected_row(args, x.row(token) + head * dim, weight.row(own ? head : 0), nullptr, dim);
           for (int64_t i = 0; i < dim; ++i) {
-            ASSERT_TRUE(test::close(out.at(token, head * dim + i), expected[static_cast<size_t>(i)], kTolerance));
+            ASSERT_TRUE(test::close(out.at(token, head * dim + i), expected[static_cast<size_t>(i)],
+                                    machine.tolerance(kTolerance)));
           }
         }
       }
@@ -99,10 +100,10 @@ TEST_P(NormTest, output_may_be_the_input_and_rows_do_not_depend_on_each_other) {
       args.kind = kind;
       args.x = x.tensor();
       args.out = out.tensor();
-      machine.ops().norm(args, *machine.stream);
+      machine.run(&Ops::norm, args);
       for (const int64_t row : {int64_t{0}, int64_t{77}, kRows - 1}) {
         args.x = args.out = x.tensor().rows(row, 1);
-        machine.ops().norm(args, *machine.stream);
+        machine.run(&Ops::norm, args);
         EXPECT_TRUE(x.row_equals(row, out, row));
       }
     }

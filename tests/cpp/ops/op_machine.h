@@ -2,15 +2,19 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <cstdlib>
 #include <cstring>
 #include <limits>
 #include <memory>
 #include <random>
 #include <string>
+#include <type_traits>
 #include <vector>
 
+#include "accelerators/accelerator.h"
 #include "backend/cpu/cpu_features.h"
 #include "backend/registry.h"
 
@@ -19,39 +23,82 @@ namespace quire::test {
 constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
 constexpr float kInf = std::numeric_limits<float>::infinity();
 
-/// The CPU backend of one instruction set with some threads, and a stream on it.
-struct OpMachine {
-  OpMachine(cpu::Isa isa, int num_threads)
-      : backend(create_backend("cpu:" + std::string(cpu::isa_name(isa)), num_threads)),
-        stream(backend->create_stream()) {}
+/// Memory that the ops of every tested backend can read and write: the CPU's, or page-locked memory if there is a GPU.
+template <typename T>
+struct OpAllocator {
+  using value_type = T;
+  OpAllocator() = default;
+  template <typename U>
+  OpAllocator(const OpAllocator<U>&) {}
+  T* allocate(size_t count) {
+    return accelerator() != nullptr ? SharedAllocator<T>().allocate(count) : std::allocator<T>().allocate(count);
+  }
+  void deallocate(T* data, size_t count) {
+    accelerator() != nullptr ? SharedAllocator<T>().deallocate(data, count)
+                             : std::allocator<T>().deallocate(data, count);
+  }
+  template <typename U>
+  bool operator==(const OpAllocator<U>&) const {
+    return true;
+  }
+};
 
-  const Ops& ops() const { return backend->ops(); }
+/// What ops take from tests and give them: never a plain vector.
+template <typename T>
+using OpVector = std::vector<T, OpAllocator<T>>;
+
+/// One of the tested backends, and a stream on it. `num_threads` has no meaning on a GPU.
+struct OpMachine {
+  OpMachine(const std::string& device, int num_threads)
+      : backend(create_backend(device, {.num_threads = num_threads})),
+        stream(backend->create_stream()),
+        is_cpu(device.starts_with("cpu")) {}
+
+  /// Run an op and wait for it: machine.run(&Ops::add, {.x = x, .out = out}).
+  template <typename Args>
+  void run(void (*Ops::*op)(const Args&, Stream&), const std::type_identity_t<Args>& args) const {
+    (backend->ops().*op)(args, *stream);
+    stream->synchronize();
+  }
+
+  /// How far a float32 result may be from the definition: a GPU makes sums in other orders.
+  double tolerance(double on_cpu) const { return is_cpu ? on_cpu : std::max(on_cpu, 1e-4); }
 
   std::unique_ptr<Backend> backend;
   std::unique_ptr<Stream> stream;
+  bool is_cpu;
 };
 
-inline std::vector<cpu::Isa> isas_here() {
-  std::vector<cpu::Isa> isas;
+/// Every instruction set that this machine has, the portable code included, and QUIRE_TEST_DEVICE ("cuda") if it is
+/// set.
+inline std::vector<std::string> devices_here() {
+  std::vector<std::string> devices;
   for (const cpu::Isa isa : {cpu::Isa::kPortable, cpu::Isa::kAvx2, cpu::Isa::kAvx512}) {
-    if (cpu::isa_supported(isa)) isas.push_back(isa);
+    if (cpu::isa_supported(isa)) devices.push_back("cpu:" + std::string(cpu::isa_name(isa)));
   }
-  return isas;
+  if (const char* const device = std::getenv("QUIRE_TEST_DEVICE")) devices.emplace_back(device);
+  return devices;
 }
 
-/// Tests of every instruction set that this machine has, the portable code included. `machine` has three threads, more
-/// than the cores of a small machine, and an odd number.
-class OpTest : public testing::TestWithParam<cpu::Isa> {
+/// "cpu:avx2" as a part of a test's name.
+inline std::string test_name(std::string device) {
+  std::replace(device.begin(), device.end(), ':', '_');
+  return device;
+}
+
+/// Tests of every backend. `machine` has three threads, more than the cores of a small machine, and an odd number.
+class OpTest : public testing::TestWithParam<std::string> {
  protected:
   OpMachine machine{GetParam(), 3};
 };
 
-inline std::string isa_test_name(const testing::TestParamInfo<cpu::Isa>& info) {
-  return std::string(cpu::isa_name(info.param));
-}
+#define QUIRE_TEST_EVERY_DEVICE(suite)                                                    \
+  INSTANTIATE_TEST_SUITE_P(device, suite, testing::ValuesIn(quire::test::devices_here()), \
+                           [](const auto& info) { return quire::test::test_name(info.param); })
 
-#define QUIRE_TEST_EVERY_ISA(suite) \
-  INSTANTIATE_TEST_SUITE_P(isa, suite, testing::ValuesIn(quire::test::isas_here()), quire::test::isa_test_name)
+/// For tests of what only the CPU promises.
+#define QUIRE_CPU_ONLY(machine, reason) \
+  if (!(machine).is_cpu) GTEST_SKIP() << reason
 
 /// A float tensor in memory of its own: rows may be further apart than they are long, all that is not an element is
 /// NaN, and a guard of NaN lies behind the end.
@@ -110,7 +157,7 @@ class Floats {
   static constexpr int64_t kGuard = 64;
   Tensor view_;
   int64_t row_ = 0;
-  std::vector<float> storage_;
+  OpVector<float> storage_;
 };
 
 /// |got - expected| <= tolerance * (1 + |expected|), and NaN only where it is expected.

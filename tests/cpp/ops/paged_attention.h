@@ -8,7 +8,6 @@
 #include <random>
 #include <vector>
 
-#include "backend/cpu/kv_layout.h"
 #include "backend/ops/attention.h"
 #include "backend/ops/kv_write.h"
 #include "ops/op_machine.h"
@@ -84,7 +83,7 @@ class PagedStep {
     if (shape_.alibi) args.alibi_slopes = slopes_.data();
     if (shape_.sinks) args.sinks = sinks_.data();
     args.out = out.tensor();
-    machine_.ops().attention(args, *machine_.stream);
+    machine_.run(&Ops::attention, args);
     EXPECT_TRUE(out.gaps_untouched());
     return out;
   }
@@ -138,12 +137,11 @@ class PagedStep {
     }
     kv_.dtype = shape_.dtype;
     kv_.num_blocks = blocks;
-    kv_.block_bytes = machine_.backend->kv_block_bytes(shape_.dtype, shape_.block_size, shape_.kv_heads,
-                                                       shape_.head_dim, shape_.v_head_dim);
     kv_.block_size = shape_.block_size;
     kv_.num_kv_heads = shape_.kv_heads;
     kv_.head_dim = shape_.head_dim;
     kv_.v_head_dim = shape_.v_head_dim;
+    kv_.block_bytes = machine_.backend->kv_block_bytes(kv_);
     // All bits set is NaN in every type.
     pages_.assign(static_cast<size_t>(blocks * kv_.block_bytes), std::byte{0xff});
     kv_.data = pages_.data();
@@ -168,7 +166,7 @@ class PagedStep {
     const int64_t count = sequence.context;
     Floats k({count, shape_.kv_heads, shape_.head_dim}, 3);
     Floats v({count, shape_.kv_heads, shape_.v_head_dim}, 1);
-    std::vector<int64_t> slots;
+    OpVector<int64_t> slots;
     for (int32_t position = 0; position < sequence.context; ++position) {
       fill(k, position, token_row(sequence.seed, position, 1, k.row_size()));
       fill(v, position, token_row(sequence.seed, position, 2, v.row_size()));
@@ -176,7 +174,7 @@ class PagedStep {
                       position % shape_.block_size);
     }
     KvWriteArgs args{.k = k.tensor(), .v = v.tensor(), .kv = kv_, .slots = slots.data()};
-    machine_.ops().kv_write(args, *machine_.stream);
+    machine_.run(&Ops::kv_write, args);
     forget_blocks_below_window(s);
   }
 
@@ -211,20 +209,28 @@ class PagedStep {
     batch_.query_start = query_start_.data();
     batch_.context_lens = contexts_.data();
     batch_.block_tables = tables_.data();
-    batch_.max_blocks = max_blocks_;
+    for (int32_t s = 0; s < batch_.num_sequences; ++s) block_starts_.push_back(s * max_blocks_);
+    batch_.block_starts = block_starts_.data();
+    for (const StepSequence& sequence : sequences_) {
+      batch_.max_query_len = std::max(batch_.max_query_len, sequence.queries);
+    }
+    plan_.resize(machine_.backend->batch_plan_bytes(batch_.num_tokens, batch_.num_sequences));
+    batch_.plan.counts = machine_.backend->plan_batch(batch_, plan_.data());
+    batch_.plan.data = plan_.data();
   }
 
   OpMachine& machine_;
   AttentionShape shape_;
   std::vector<StepSequence> sequences_;
   KvLayer kv_;
-  std::vector<std::byte> pages_;
+  OpVector<std::byte> pages_;
   int32_t max_blocks_ = 1;
-  std::vector<int32_t> tables_;
-  std::vector<int32_t> query_start_, contexts_, positions_;
+  OpVector<int32_t> tables_;
+  OpVector<int32_t> query_start_, contexts_, positions_, block_starts_;
+  OpVector<std::byte> plan_;
   Floats q_{{0, 1, 1}};
   RaggedBatch batch_;
-  std::vector<float> slopes_, sinks_;
+  OpVector<float> slopes_, sinks_;
 };
 
 }  // namespace quire::test

@@ -12,7 +12,7 @@ namespace {
 using test::Floats;
 
 using RopeTest = test::OpTest;
-QUIRE_TEST_EVERY_ISA(RopeTest);
+QUIRE_TEST_EVERY_DEVICE(RopeTest);
 
 struct Tables {
   Tables(int64_t positions, int64_t pairs) : cos({positions, pairs}, 3), sin({positions, pairs}, 3) {
@@ -30,7 +30,7 @@ struct Tables {
 TEST_P(RopeTest, pairs_are_rotated_and_the_rest_of_a_head_stays) {
   constexpr int64_t kTokens = 5;
   constexpr int64_t kHeads = 3;
-  const std::vector<int32_t> rows = {7, 0, 31, 3, 3};
+  const test::OpVector<int32_t> rows = {7, 0, 31, 3, 3};
   for (const RopeLayout layout : {RopeLayout::kHalf, RopeLayout::kInterleaved}) {
     for (const int64_t pairs : {32, 40, 48, 56, 60, 64, 96, 128, 1, 3, 8, 13, 16, 20, 37}) {
       for (const int64_t rest : {0, 24, 5}) {
@@ -45,7 +45,7 @@ TEST_P(RopeTest, pairs_are_rotated_and_the_rest_of_a_head_stays) {
         args.sin = tables.sin.tensor();
         args.layout = layout;
         args.out = args.x;
-        machine.ops().rope(args, *machine.stream);
+        machine.run(&Ops::rope, args);
         EXPECT_TRUE(x.gaps_untouched());
         for (int64_t token = 0; token < kTokens; ++token) {
           const int64_t position = rows[static_cast<size_t>(token)];
@@ -59,8 +59,10 @@ TEST_P(RopeTest, pairs_are_rotated_and_the_rest_of_a_head_stays) {
               const double real = before.at(token, first) * c - before.at(token, second) * s;
               const double imaginary = before.at(token, second) * c + before.at(token, first) * s;
               // Three roundings of numbers of size 4 or less.
-              ASSERT_TRUE(test::close(x.at(token, first), real, 1e-6)) << "pairs " << pairs << ", pair " << i;
-              ASSERT_TRUE(test::close(x.at(token, second), imaginary, 1e-6)) << "pairs " << pairs << ", pair " << i;
+              ASSERT_TRUE(test::close(x.at(token, first), real, machine.tolerance(1e-6)))
+                  << "pairs " << pairs << ", pair " << i;
+              ASSERT_TRUE(test::close(x.at(token, second), imaginary, machine.tolerance(1e-6)))
+                  << "pairs " << pairs << ", pair " << i;
             }
             for (int64_t i = 2 * pairs; i < dim; ++i) {
               ASSERT_EQ(x.at(token, base + i), before.at(token, base + i));
@@ -76,7 +78,7 @@ TEST_P(RopeTest, the_result_may_lie_elsewhere_with_other_strides) {
   constexpr int64_t kPairs = 5;
   constexpr int64_t kHeads = 3;
   Tables tables(8, kPairs);
-  const std::vector<int32_t> rows = {6, 1};
+  const test::OpVector<int32_t> rows = {6, 1};
   for (const RopeLayout layout : {RopeLayout::kHalf, RopeLayout::kInterleaved}) {
     for (const int64_t rest : {0, 7}) {
       const int64_t dim = 2 * kPairs + rest;
@@ -90,9 +92,9 @@ TEST_P(RopeTest, the_result_may_lie_elsewhere_with_other_strides) {
                     .sin = tables.sin.tensor(),
                     .layout = layout,
                     .out = out.tensor().columns(4, dim)};
-      machine.ops().rope(args, *machine.stream);
+      machine.run(&Ops::rope, args);
       args.x = args.out = in_place.tensor();
-      machine.ops().rope(args, *machine.stream);
+      machine.run(&Ops::rope, args);
       for (int64_t token = 0; token < 2; ++token) {
         for (int64_t head = 0; head < kHeads; ++head) {
           for (int64_t i = 0; i < dim; ++i) {
@@ -111,7 +113,7 @@ TEST_P(RopeTest, a_token_has_the_same_bits_alone_and_among_many) {
   constexpr int64_t kTokens = 300;
   constexpr int64_t kPairs = 36;
   Tables tables(kTokens, kPairs);
-  std::vector<int32_t> rows;
+  test::OpVector<int32_t> rows;
   for (int32_t i = 0; i < kTokens; ++i) rows.push_back(i);
   for (const RopeLayout layout : {RopeLayout::kHalf, RopeLayout::kInterleaved}) {
     Floats x = Floats::random({kTokens, 4, 2 * kPairs}, 2);
@@ -123,11 +125,11 @@ TEST_P(RopeTest, a_token_has_the_same_bits_alone_and_among_many) {
     args.sin = tables.sin.tensor();
     args.layout = layout;
     args.out = args.x;
-    machine.ops().rope(args, *machine.stream);
+    machine.run(&Ops::rope, args);
     for (const int32_t token : {0, 123, 299}) {
       args.x = args.out = alone.tensor().rows(token, 1);
       args.rows = &rows[static_cast<size_t>(token)];
-      machine.ops().rope(args, *machine.stream);
+      machine.run(&Ops::rope, args);
       EXPECT_TRUE(alone.row_equals(token, x, token));
     }
   }

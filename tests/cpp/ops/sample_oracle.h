@@ -14,6 +14,12 @@
 
 namespace quire::test {
 
+/// A row beside the lists that it names.
+struct Choice : SampleRow {
+  std::vector<int32_t> prompt, output, masked;
+  std::vector<TokenBias> bias;
+};
+
 /// Sampling as ops/sample.h defines it, step by step and in double, by sorting the whole row.
 struct SampleOracle {
   std::vector<double> logits;   ///< after bias, mask and penalties, divided by the temperature
@@ -22,7 +28,7 @@ struct SampleOracle {
   double total = 0.0;
   double nearest_cut = 1.0;  ///< how close top_p or min_p were to deciding otherwise, as a share of the mass
 
-  SampleOracle(const std::vector<float>& row, const SampleRow& choice) {
+  SampleOracle(const std::vector<float>& row, const Choice& choice) {
     logits = edited(row, choice);
     const bool greedy = choice.temperature < 1e-5f || choice.given_token >= 0;
     if (!greedy) {
@@ -52,20 +58,20 @@ struct SampleOracle {
   }
 
   /// The float logits after bias, mask and penalties, as double.
-  static std::vector<double> edited(std::vector<float> row, const SampleRow& choice) {
+  static std::vector<double> edited(std::vector<float> row, const Choice& choice) {
     if (choice.given_token < 0) {
-      for (const auto& [id, bias] : choice.logit_bias) row[static_cast<size_t>(id)] += bias;
-      for (const int32_t id : choice.masked_ids) {
+      for (const auto& [id, bias] : choice.bias) row[static_cast<size_t>(id)] += bias;
+      for (const int32_t id : choice.masked) {
         row[static_cast<size_t>(id)] = -std::numeric_limits<float>::infinity();
       }
-      std::set<int32_t> seen(choice.prompt_ids.begin(), choice.prompt_ids.end());
-      seen.insert(choice.output_ids.begin(), choice.output_ids.end());
+      std::set<int32_t> seen(choice.prompt.begin(), choice.prompt.end());
+      seen.insert(choice.output.begin(), choice.output.end());
       for (const int32_t id : seen) {
         float& logit = row[static_cast<size_t>(id)];
         logit = logit > 0.0f ? logit / choice.repetition_penalty : logit * choice.repetition_penalty;
       }
       std::map<int32_t, int> counts;
-      for (const int32_t id : choice.output_ids) ++counts[id];
+      for (const int32_t id : choice.output) ++counts[id];
       for (const auto& [id, count] : counts) {
         row[static_cast<size_t>(id)] -= choice.frequency_penalty * static_cast<float>(count);
         row[static_cast<size_t>(id)] -= choice.presence_penalty;

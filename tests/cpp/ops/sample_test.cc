@@ -3,7 +3,7 @@
 #include <cmath>
 #include <cstdint>
 #include <random>
-#include <span>
+#include <set>
 #include <utility>
 #include <vector>
 
@@ -14,38 +14,79 @@
 namespace quire {
 namespace {
 
+using test::Choice;
 using test::kInf;
 using test::kNan;
 using test::OpMachine;
+using test::OpVector;
 using test::SampleOracle;
+
+/// What a row has become.
+struct Sampled {
+  int32_t token = 0;
+  float logprob = 0.0f;
+  bool finite = true;
+  std::vector<SampledCandidate> candidates;
+};
 
 class SampleTest : public test::OpTest {
  protected:
-  std::vector<SampleResult> sample(const std::vector<std::vector<float>>& logits, const std::vector<SampleRow>& rows) {
-    return sample_on(machine, logits, rows);
+  std::vector<Sampled> sample(const std::vector<std::vector<float>>& logits, const std::vector<Choice>& choices) {
+    return sample_on(machine, logits, choices);
   }
 
-  SampleResult sample_one(const std::vector<float>& logits, const SampleRow& row) { return sample({logits}, {row})[0]; }
+  Sampled sample_one(const std::vector<float>& logits, const Choice& choice) { return sample({logits}, {choice})[0]; }
 
-  static std::vector<SampleResult> sample_on(OpMachine& machine, const std::vector<std::vector<float>>& logits,
-                                             const std::vector<SampleRow>& rows) {
-    std::vector<float> matrix;
+  static std::vector<Sampled> sample_on(OpMachine& machine, const std::vector<std::vector<float>>& logits,
+                                        const std::vector<Choice>& choices) {
+    OpVector<float> matrix;
     for (const std::vector<float>& row : logits) matrix.insert(matrix.end(), row.begin(), row.end());
     const int64_t num_rows = static_cast<int64_t>(logits.size());
-    std::vector<SampleResult> results(rows.size());
-    SampleArgs args;
-    args.logits = Tensor(matrix.data(), DType::kFloat32, {num_rows, static_cast<int64_t>(logits[0].size())});
-    args.rows = rows;
-    args.results = results;
-    machine.ops().sample(args, *machine.stream);
+    const int64_t vocabulary = static_cast<int64_t>(logits[0].size());
+    OpVector<SampleRow> rows;
+    OpVector<int32_t> ids;
+    OpVector<TokenBias> biases;
+    int32_t max_candidates = 1;
+    for (const Choice& choice : choices) {
+      SampleRow& row = rows.emplace_back(choice);
+      row.first_id = static_cast<int32_t>(ids.size());
+      row.first_bias = static_cast<int32_t>(biases.size());
+      const auto add = [](auto& all, const auto& list) {
+        all.insert(all.end(), list.begin(), list.end());
+        return static_cast<int32_t>(list.size());
+      };
+      row.num_prompt_ids = add(ids, choice.prompt);
+      row.num_output_ids = add(ids, choice.output);
+      row.num_masked_ids = add(ids, choice.masked);
+      row.num_biases = add(biases, choice.bias);
+      max_candidates = std::max(max_candidates, row.num_logprobs + 1);
+    }
+    OpVector<SampledToken> tokens(choices.size());
+    OpVector<SampledCandidate> candidates(choices.size() * static_cast<size_t>(max_candidates));
+    const Buffer scratch =
+        machine.backend->allocate(machine.backend->sample_scratch_bytes(num_rows, vocabulary), MemoryKind::kWorkspace);
+    machine.run(&Ops::sample, {.logits = Tensor(matrix.data(), DType::kFloat32, {num_rows, vocabulary}),
+                               .rows = rows.data(),
+                               .ids = ids.data(),
+                               .biases = biases.data(),
+                               .tokens = tokens.data(),
+                               .candidates = candidates.data(),
+                               .max_candidates = max_candidates,
+                               .scratch = scratch.data()});
+    std::vector<Sampled> results;
+    for (size_t r = 0; r < tokens.size(); ++r) {
+      const auto first = candidates.begin() + static_cast<int64_t>(r) * max_candidates;
+      results.push_back({tokens[r].token, tokens[r].logprob, tokens[r].finite != 0,
+                         std::vector<SampledCandidate>(first, first + tokens[r].num_candidates)});
+    }
     return results;
   }
 };
-QUIRE_TEST_EVERY_ISA(SampleTest);
+QUIRE_TEST_EVERY_DEVICE(SampleTest);
 
 /// Greedy, with the best n log-probabilities.
-SampleRow greedy(int32_t num_logprobs = -1) {
-  SampleRow row;
+Choice greedy(int32_t num_logprobs = -1) {
+  Choice row;
   row.temperature = 0.0f;
   row.num_logprobs = num_logprobs;
   return row;
@@ -62,7 +103,7 @@ std::vector<float> random_logits(size_t size, uint32_t seed, float scale = 3.0f)
 /// float32 sums of up to 150,000 exponentials, in chunks.
 constexpr double kLogprobTolerance = 2e-5;
 
-void expect_like_oracle(const SampleResult& got, const SampleOracle& oracle, const SampleRow& row) {
+void expect_like_oracle(const Sampled& got, const SampleOracle& oracle, const SampleRow& row) {
   ASSERT_TRUE(got.finite);
   const bool greedy_row = row.temperature < 1e-5f;
   if (greedy_row) {
@@ -97,61 +138,47 @@ void expect_like_oracle(const SampleResult& got, const SampleOracle& oracle, con
   }
 }
 
-/// Rows with all features mixed at random; `lists` keeps the ids that they point to.
-struct RandomRows {
-  struct Lists {
-    std::vector<int32_t> prompt, output, masked;
-    std::vector<std::pair<int32_t, float>> bias;
-  };
-
-  RandomRows(size_t count, int32_t vocabulary, uint32_t seed) : lists(count) {
-    std::mt19937 generator(seed);
-    const auto chance = [&](int percent) { return static_cast<int>(generator() % 100) < percent; };
-    const auto id = [&] { return static_cast<int32_t>(generator() % static_cast<uint32_t>(vocabulary)); };
-    for (size_t i = 0; i < count; ++i) {
-      SampleRow row;
-      row.temperature = chance(20) ? 0.0f : 0.3f + 0.01f * static_cast<float>(generator() % 200);
-      if (chance(40)) row.top_p = 0.05f + 0.01f * static_cast<float>(generator() % 95);
-      if (chance(40)) row.top_k = 1 + static_cast<int32_t>(generator() % static_cast<uint32_t>(2 * vocabulary));
-      if (chance(30)) row.top_k = 1 + static_cast<int32_t>(generator() % 20);
-      if (chance(30)) row.min_p = 0.001f * static_cast<float>(generator() % 400);
-      if (chance(30)) row.presence_penalty = 0.7f;
-      if (chance(30)) row.frequency_penalty = -0.3f;
-      if (chance(30)) row.repetition_penalty = 1.3f;
-      Lists& list = lists[i];
-      for (int n = 0; n < 20; ++n) list.prompt.push_back(id() % 40);
-      for (int n = 0; n < 20; ++n) list.output.push_back(id() % 30);
-      for (int n = 0; chance(60) && n < 5; ++n) list.masked.push_back(id());
-      for (int n = 0; chance(60) && n < 5; ++n) list.bias.emplace_back(id(), chance(50) ? 5.0f : -5.0f);
-      row.prompt_ids = list.prompt;
-      row.output_ids = list.output;
-      row.masked_ids = list.masked;
-      row.logit_bias = list.bias;
-      row.seed = generator();
-      row.sequence = generator() % 3;
-      row.position = generator() % 1000;
-      row.num_logprobs = chance(50) ? -1 : static_cast<int32_t>(generator() % 12);
-      rows.push_back(row);
-    }
+/// Rows with all features mixed at random.
+std::vector<Choice> random_choices(size_t count, int32_t vocabulary, uint32_t seed) {
+  std::vector<Choice> choices;
+  std::mt19937 generator(seed);
+  const auto chance = [&](int percent) { return static_cast<int>(generator() % 100) < percent; };
+  const auto id = [&] { return static_cast<int32_t>(generator() % static_cast<uint32_t>(vocabulary)); };
+  for (size_t i = 0; i < count; ++i) {
+    Choice& row = choices.emplace_back();
+    row.temperature = chance(20) ? 0.0f : 0.3f + 0.01f * static_cast<float>(generator() % 200);
+    if (chance(40)) row.top_p = 0.05f + 0.01f * static_cast<float>(generator() % 95);
+    if (chance(40)) row.top_k = 1 + static_cast<int32_t>(generator() % static_cast<uint32_t>(2 * vocabulary));
+    if (chance(30)) row.top_k = 1 + static_cast<int32_t>(generator() % 20);
+    if (chance(30)) row.min_p = 0.001f * static_cast<float>(generator() % 400);
+    if (chance(30)) row.presence_penalty = 0.7f;
+    if (chance(30)) row.frequency_penalty = -0.3f;
+    if (chance(30)) row.repetition_penalty = 1.3f;
+    for (int n = 0; n < 20; ++n) row.prompt.push_back(id() % 40);
+    for (int n = 0; n < 20; ++n) row.output.push_back(id() % 30);
+    for (int n = 0; chance(60) && n < 5; ++n) row.masked.push_back(id());
+    for (int n = 0; chance(60) && n < 5; ++n) row.bias.push_back({id(), chance(50) ? 5.0f : -5.0f});
+    row.seed = generator();
+    row.sequence = generator() % 3;
+    row.position = generator() % 1000;
+    row.num_logprobs = chance(50) ? -1 : static_cast<int32_t>(generator() % 12);
   }
-
-  std::vector<Lists> lists;
-  std::vector<SampleRow> rows;
-};
+  return choices;
+}
 
 TEST_P(SampleTest, mixed_features_give_what_the_definition_gives) {
   int compared = 0;
   for (const int32_t vocabulary : {50, 64, 300, 4097, 20000}) {
     const size_t count = vocabulary > 4000 ? 40 : 150;
-    const RandomRows random(count, vocabulary, 17 + static_cast<uint32_t>(vocabulary));
+    const std::vector<Choice> choices = random_choices(count, vocabulary, 17 + static_cast<uint32_t>(vocabulary));
     for (size_t i = 0; i < count; ++i) {
       const std::vector<float> logits =
           random_logits(static_cast<size_t>(vocabulary), static_cast<uint32_t>(i), i % 3 == 0 ? 0.5f : 4.0f);
-      const SampleOracle oracle(logits, random.rows[i]);
+      const SampleOracle oracle(logits, choices[i]);
       // Where rounding may decide, both answers are right.
       if (oracle.nearest_cut < 1e-6) continue;
       SCOPED_TRACE(testing::Message() << "vocabulary " << vocabulary << ", row " << i);
-      expect_like_oracle(sample_one(logits, random.rows[i]), oracle, random.rows[i]);
+      expect_like_oracle(sample_one(logits, choices[i]), oracle, choices[i]);
       ++compared;
     }
   }
@@ -163,7 +190,7 @@ TEST_P(SampleTest, a_large_vocabulary_gives_what_the_definition_gives) {
   for (const float scale : {0.1f, 6.0f}) {
     const std::vector<float> logits = random_logits(kVocabulary, 3, scale);
     for (int kind = 0; kind < 6; ++kind) {
-      SampleRow row;
+      Choice row;
       row.position = static_cast<uint64_t>(kind);
       row.num_logprobs = 5;
       if (kind == 1) row.top_p = 0.9f;
@@ -179,15 +206,15 @@ TEST_P(SampleTest, a_large_vocabulary_gives_what_the_definition_gives) {
 
 TEST_P(SampleTest, neighbours_threads_and_the_place_in_the_batch_change_nothing) {
   constexpr int32_t kVocabulary = 9000;
-  const RandomRows random(12, kVocabulary, 5);
+  const std::vector<Choice> choices = random_choices(12, kVocabulary, 5);
   std::vector<std::vector<float>> logits;
   for (uint32_t i = 0; i < 12; ++i) logits.push_back(random_logits(kVocabulary, i, 1.0f));
-  const std::vector<SampleResult> together = sample(logits, random.rows);
+  const std::vector<Sampled> together = sample(logits, choices);
   OpMachine single(GetParam(), 1);
   OpMachine many(GetParam(), 5);
   for (size_t i = 0; i < 12; ++i) {
     for (OpMachine* const other : {&machine, &single, &many}) {
-      const SampleResult alone = sample_on(*other, {logits[i]}, {random.rows[i]})[0];
+      const Sampled alone = sample_on(*other, {logits[i]}, {choices[i]})[0];
       EXPECT_EQ(alone.token, together[i].token);
       EXPECT_EQ(alone.logprob, together[i].logprob);
       ASSERT_EQ(alone.candidates.size(), together[i].candidates.size());
@@ -203,7 +230,7 @@ TEST_P(SampleTest, equal_logits_go_to_the_smaller_id) {
   std::vector<float> logits(5000, 1.0f);
   EXPECT_EQ(sample_one(logits, greedy()).token, 0);
   logits[4500] = logits[4100] = logits[4200] = 2.0f;
-  const SampleResult result = sample_one(logits, greedy(4));
+  const Sampled result = sample_one(logits, greedy(4));
   EXPECT_EQ(result.token, 4100);
   const std::vector<int32_t> expected = {4100, 4200, 4500, 0};
   ASSERT_EQ(result.candidates.size(), 4u);
@@ -211,7 +238,7 @@ TEST_P(SampleTest, equal_logits_go_to_the_smaller_id) {
     EXPECT_EQ(result.candidates[i].token, expected[i]);
     EXPECT_EQ(result.candidates[i].rank, static_cast<int32_t>(i + 1));
   }
-  SampleRow row;
+  Choice row;
   row.given_token = 4500;
   row.num_logprobs = 0;
   EXPECT_EQ(sample_one(logits, row).candidates[0].rank, 3);
@@ -227,15 +254,15 @@ TEST_P(SampleTest, equal_logits_go_to_the_smaller_id) {
 TEST_P(SampleTest, filters_keep_exactly_the_defined_tokens) {
   // Probabilities 0.4, 0.3, 0.2, 0.1, out of order.
   const std::vector<float> logits = {std::log(0.1f), std::log(0.4f), std::log(0.2f), std::log(0.3f)};
-  const auto kept = [&](const SampleRow& choice) {
+  const auto kept = [&](const Choice& choice) {
     std::set<int32_t> tokens;
-    SampleRow row = choice;
+    Choice row = choice;
     for (row.position = 0; row.position < 300; ++row.position) tokens.insert(sample_one(logits, row).token);
     return tokens;
   };
   using Tokens = std::set<int32_t>;
   EXPECT_EQ(kept({}), (Tokens{0, 1, 2, 3}));
-  SampleRow row;
+  Choice row;
   row.top_k = 1;
   EXPECT_EQ(kept(row), (Tokens{1}));
   row.top_k = 3;
@@ -269,7 +296,7 @@ TEST_P(SampleTest, draws_follow_the_probabilities) {
   const std::vector<float> logits = random_logits(kTokens, 9, 1.0f);
   for (const uint64_t seed : {uint64_t{0}, uint64_t{1}, uint64_t{0x123456789abcdef}}) {
     for (const bool filtered : {false, true}) {
-      SampleRow row;
+      Choice row;
       row.temperature = 0.7f;
       row.seed = seed;
       row.sequence = 2;
@@ -278,9 +305,9 @@ TEST_P(SampleTest, draws_follow_the_probabilities) {
       const std::vector<std::vector<float>> same(100, logits);
       std::vector<int> counts(kTokens, 0);
       for (int i = 0; i < kDraws; i += 100) {
-        std::vector<SampleRow> rows(100, row);
+        std::vector<Choice> rows(100, row);
         for (size_t r = 0; r < 100; ++r) rows[r].position = static_cast<uint64_t>(i) + r;
-        for (const SampleResult& result : sample(same, rows)) ++counts[static_cast<size_t>(result.token)];
+        for (const Sampled& result : sample(same, rows)) ++counts[static_cast<size_t>(result.token)];
       }
       double chi_square = 0.0;
       for (size_t token = 0; token < kTokens; ++token) {
@@ -294,11 +321,9 @@ TEST_P(SampleTest, draws_follow_the_probabilities) {
 
 TEST_P(SampleTest, penalties_count_distinct_tokens_once_and_occurrences_each) {
   const std::vector<float> logits = {2.0f, -1.0f, 3.0f, 1.0f};
-  const std::vector<int32_t> prompt = {1, 1, 2};
-  const std::vector<int32_t> output = {0, 0, 0, 1};
-  SampleRow row = greedy(4);
-  row.prompt_ids = prompt;
-  row.output_ids = output;
+  Choice row = greedy(4);
+  row.prompt = {1, 1, 2};
+  row.output = {0, 0, 0, 1};
   const auto logit_differences = [&] {
     // Against token 3, which nothing touches.
     std::vector<float> values(4);
@@ -329,20 +354,17 @@ TEST_P(SampleTest, penalties_count_distinct_tokens_once_and_occurrences_each) {
 
 TEST_P(SampleTest, raw_logprobs_are_those_of_the_untouched_logits) {
   const std::vector<float> logits = random_logits(5000, 12, 1.0f);
-  const std::vector<int32_t> output = {7, 7, 9};
-  const std::vector<int32_t> masked = {3};
-  const std::vector<std::pair<int32_t, float>> bias = {{11, 30.0f}};
-  SampleRow row;
+  Choice row;
   row.temperature = 0.5f;
   row.top_k = 3;
-  row.output_ids = output;
+  row.output = {7, 7, 9};
   row.frequency_penalty = 1.0f;
   row.repetition_penalty = 1.5f;
-  row.masked_ids = masked;
-  row.logit_bias = bias;
+  row.masked = {3};
+  row.bias = {{11, 30.0f}};
   row.num_logprobs = 6;
-  row.raw_logprobs = true;
-  const SampleResult result = sample_one(logits, row);
+  row.raw_logprobs = 1;
+  const Sampled result = sample_one(logits, row);
   EXPECT_EQ(result.token, 11);
   const SampleOracle untouched(logits, greedy());
   EXPECT_NEAR(result.logprob, untouched.logprob(11), kLogprobTolerance);
@@ -356,10 +378,10 @@ TEST_P(SampleTest, raw_logprobs_are_those_of_the_untouched_logits) {
 
 TEST_P(SampleTest, tokens_that_filters_dropped_are_reported_as_impossible) {
   const std::vector<float> logits = {1.0f, 5.0f, 2.0f, 4.0f, 3.0f};
-  SampleRow row;
+  Choice row;
   row.top_k = 2;
   row.num_logprobs = 4;
-  const SampleResult result = sample_one(logits, row);
+  const Sampled result = sample_one(logits, row);
   ASSERT_EQ(result.candidates.size(), 4u);
   std::vector<int32_t> tokens;
   for (const SampledCandidate& candidate : result.candidates) tokens.push_back(candidate.token);
@@ -372,15 +394,14 @@ TEST_P(SampleTest, tokens_that_filters_dropped_are_reported_as_impossible) {
 
 TEST_P(SampleTest, a_given_token_is_reported_without_any_change_of_the_logits) {
   const std::vector<float> logits = random_logits(700, 13);
-  SampleRow row;
+  Choice row;
   row.given_token = 123;
   row.num_logprobs = 3;
   row.temperature = 0.2f;
   row.top_k = 1;
-  const std::vector<int32_t> ids = {123, 5};
-  row.prompt_ids = row.output_ids = row.masked_ids = ids;
+  row.prompt = row.output = row.masked = {123, 5};
   row.repetition_penalty = 2.0f;
-  const SampleResult result = sample_one(logits, row);
+  const Sampled result = sample_one(logits, row);
   const SampleOracle untouched(logits, greedy());
   EXPECT_EQ(result.token, 123);
   EXPECT_NEAR(result.logprob, untouched.logprob(123), kLogprobTolerance);
@@ -396,14 +417,13 @@ TEST_P(SampleTest, logits_that_are_not_numbers_choose_no_token) {
       std::vector<float> logits = good;
       logits[place] = bad;
       EXPECT_FALSE(sample_one(logits, greedy()).finite);
-      SampleRow row;
+      Choice row;
       row.top_p = 0.5f;
-      const std::vector<SampleResult> results = sample({good, logits, good, good}, {row, row, row, row});
+      const std::vector<Sampled> results = sample({good, logits, good, good}, {row, row, row, row});
       EXPECT_TRUE(results[0].finite && results[2].finite && results[3].finite);
       EXPECT_FALSE(results[1].finite);
       // Even where a mask hides it.
-      const std::vector<int32_t> masked = {static_cast<int32_t>(place)};
-      row.masked_ids = masked;
+      row.masked = {static_cast<int32_t>(place)};
       EXPECT_FALSE(sample_one(logits, row).finite);
     }
   }
@@ -412,17 +432,40 @@ TEST_P(SampleTest, logits_that_are_not_numbers_choose_no_token) {
 
 TEST_P(SampleTest, masked_tokens_are_never_chosen) {
   std::vector<float> logits = random_logits(300, 15);
-  std::vector<int32_t> masked;
+  Choice row;
   for (int32_t id = 0; id < 300; ++id) {
-    if (id != 77 && id != 290) masked.push_back(id);
+    if (id != 77 && id != 290) row.masked.push_back(id);
   }
-  SampleRow row;
-  row.masked_ids = masked;
   std::set<int32_t> tokens;
   for (row.position = 0; row.position < 200; ++row.position) tokens.insert(sample_one(logits, row).token);
   logits[77] = -kInf;
   EXPECT_EQ(tokens, (std::set<int32_t>{77, 290}));
   EXPECT_EQ(sample_one(logits, row).token, 290) << "minus infinity is a logit like others";
+}
+
+class ResolveTest : public test::OpTest {};
+QUIRE_TEST_EVERY_DEVICE(ResolveTest);
+
+TEST_P(ResolveTest, puts_sampled_tokens_in_place_of_negative_ids_and_touches_no_more_than_it_is_told) {
+  OpVector<SampledToken> tokens(300);
+  for (size_t i = 0; i < tokens.size(); ++i) tokens[i].token = 1000 + static_cast<int32_t>(i);
+  OpVector<int32_t> ids = {5, -1, 0, -300, -2, -2, 7, -1};
+  OpVector<int32_t> count = {7};
+  machine.run(&Ops::resolve, {.ids = ids.data(), .count = count.data(), .tokens = tokens.data()});
+  EXPECT_EQ(ids, (OpVector<int32_t>{5, 1000, 0, 1299, 1001, 1001, 7, -1}));
+  count[0] = 0;
+  machine.run(&Ops::resolve, {.ids = ids.data(), .count = count.data(), .tokens = tokens.data()});
+  EXPECT_EQ(ids.back(), -1);
+}
+
+TEST_P(ResolveTest, serves_long_lists) {
+  OpVector<SampledToken> tokens(2);
+  tokens[1].token = 9;
+  OpVector<int32_t> ids(100'000, 3);
+  for (size_t i = 0; i < ids.size(); i += 7) ids[i] = -2;
+  OpVector<int32_t> count = {static_cast<int32_t>(ids.size())};
+  machine.run(&Ops::resolve, {.ids = ids.data(), .count = count.data(), .tokens = tokens.data()});
+  for (size_t i = 0; i < ids.size(); ++i) ASSERT_EQ(ids[i], i % 7 == 0 ? 9 : 3) << i;
 }
 
 }  // namespace
