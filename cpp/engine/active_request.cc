@@ -30,6 +30,8 @@ ActiveRequest::ActiveRequest(Submission submission, const RequestContext& contex
   if (params.prompt_logprobs) {
     prompt_logprobs_.reserve(request().prompt_token_ids.size());
     prompt_logprobs_.emplace_back();
+  } else {
+    next_prompt_position_ = static_cast<int32_t>(request().prompt_token_ids.size());
   }
   metrics_.arrival_time = submission_.arrival_time;
 }
@@ -40,28 +42,27 @@ void ActiveRequest::mark_scheduled(double now, int32_t num_cached) {
   num_cached_tokens_ = num_cached;
 }
 
-int32_t ActiveRequest::next_prompt_position() const {
-  const auto length = static_cast<int32_t>(request().prompt_token_ids.size());
-  if (!request().sampling.prompt_logprobs || prompt_logprobs_sent_) return length;
-  return static_cast<int32_t>(prompt_logprobs_.size());
-}
-
-SampleRow ActiveRequest::prompt_row(int32_t position) const {
-  return prompt_token_row(request().sampling, request().prompt_token_ids[position], context_.logprobs_mode);
+SampleRow ActiveRequest::next_prompt_row() {
+  const int32_t token = request().prompt_token_ids[next_prompt_position_++];
+  return prompt_token_row(request().sampling, token, context_.logprobs_mode);
 }
 
 void ActiveRequest::add_prompt_logprobs(const SampleResult& result) {
   prompt_logprobs_.push_back(candidates_of(result));
 }
 
-SampleRow ActiveRequest::next_row(int32_t index, std::span<const int32_t> tokens) const {
+SampleRow ActiveRequest::next_row(int32_t index, std::span<const int32_t> tokens, SampleBatch& batch) const {
   return next_token_row({.params = request().sampling,
                          .tokens = tokens,
                          .num_prompt_tokens = static_cast<int32_t>(request().prompt_token_ids.size()),
                          .end_ids = end_ids_,
                          .seed = seed_,
                          .index = static_cast<uint32_t>(index)},
-                        context_.logprobs_mode);
+                        context_.logprobs_mode, batch);
+}
+
+bool ActiveRequest::ends_at(int32_t num_tokens) const {
+  return reaches_length(rules_, num_tokens, num_tokens - static_cast<int32_t>(request().prompt_token_ids.size()));
 }
 
 PositionLogprobs ActiveRequest::candidates_of(const SampleResult& result) const {

@@ -11,6 +11,7 @@
 #include "engine/queue.h"
 #include "quire/vocabulary.h"
 #include "runtime/sampler.h"
+#include "runtime/step_outputs.h"
 #include "sched/step_plan.h"
 #include "text/output_text.h"
 
@@ -41,13 +42,18 @@ class ActiveRequest {
   /// A step has planned the request's prompt, of which `num_cached` tokens came from the prefix cache.
   void mark_scheduled(double now, int32_t num_cached);
 
-  /// First prompt position whose log-probabilities are asked for and not there yet; the prompt's length if none is.
-  int32_t next_prompt_position() const;
-  SampleRow prompt_row(int32_t position) const;
+  /// First prompt position whose log-probabilities are asked for and no step computes yet; the prompt's length if none
+  /// is.
+  int32_t next_prompt_position() const { return next_prompt_position_; }
+  /// Ask for those of next_prompt_position(), which moves on.
+  SampleRow next_prompt_row();
   void add_prompt_logprobs(const SampleResult& result);
 
-  /// `tokens`: prompt and output of the sequence `index`, valid until the row is sampled.
-  SampleRow next_row(int32_t index, std::span<const int32_t> tokens) const;
+  /// `tokens`: prompt and output of the sequence `index`. Lists go to `batch`.
+  SampleRow next_row(int32_t index, std::span<const int32_t> tokens, SampleBatch& batch) const;
+
+  /// Whether a sequence ends when it has so many tokens, prompt and output, whatever they are.
+  bool ends_at(int32_t num_tokens) const;
 
   /// Take a sampled token. Returns whether the sequence has ended with it.
   bool append(int32_t index, const SampleResult& result, double now);
@@ -83,6 +89,7 @@ class ActiveRequest {
   std::vector<int32_t> end_ids_;
   std::vector<State> sequences_;
   int32_t num_running_ = 0;
+  int32_t next_prompt_position_ = 1;
   std::vector<PositionLogprobs> prompt_logprobs_;
   bool prompt_logprobs_sent_ = false;
   bool final_output_taken_ = false;

@@ -14,6 +14,7 @@
 #include "engine/loop.h"
 #include "engine/open_model.h"
 #include "engine/request_check.h"
+#include "engine/start.h"
 #include "spec/families/table.h"
 #include "spec/rope.h"
 #include "weights/loader.h"
@@ -110,10 +111,14 @@ std::unique_ptr<Runner> load_runner(OpenModel& model) {
   ModelWeights weights = load_weights(model, *stream);
   return std::make_unique<Runner>(model.folder.spec, std::move(weights), std::move(model.backend), std::move(stream),
                                   RunnerConfig{.max_num_batched_tokens = *model.config.max_num_batched_tokens,
+                                               .max_num_seqs = model.config.max_num_seqs,
                                                .max_model_len = model.description.memory.max_model_len,
+                                               .max_logprobs = model.config.max_logprobs,
                                                .block_size = model.config.block_size,
                                                .num_blocks = model.description.memory.num_blocks,
-                                               .kv_dtype = model.kv_dtype});
+                                               .dtype = model.dtype,
+                                               .kv_dtype = model.kv_dtype,
+                                               .record_graphs = !model.config.enforce_eager});
 }
 
 SchedulerConfig scheduler_config(const OpenModel& model) {
@@ -128,16 +133,17 @@ SchedulerConfig scheduler_config(const OpenModel& model) {
           .recompute_length = rope_recompute_length(model.folder.spec).value_or(0)};
 }
 
-std::unique_ptr<Engine> create_engine(const EngineConfig& config) {
-  OpenModel model = open_model(config);
+}  // namespace
+
+std::unique_ptr<Engine> start_engine(OpenModel model) {
   auto vocabulary = read_vocabulary(model);
   RequestContext context{.vocabulary = vocabulary,
                          .eos_ids = model.folder.generation.eos_token_ids,
                          .max_model_len = model.description.memory.max_model_len,
-                         .logprobs_mode = config.logprobs_mode,
-                         .seed = config.seed};
+                         .logprobs_mode = model.config.logprobs_mode,
+                         .seed = model.config.seed};
   auto loop = std::make_shared<Loop>(load_runner(model), scheduler_config(model), std::move(context),
-                                     config.max_queued_requests);
+                                     model.config.max_queued_requests);
   log(LogLevel::kInfo,
       detail::join_message("[engine] ready: ", model.description.model.architecture, " on ", model.description.backend,
                            ", KV cache of ", model.description.memory.num_blocks, " blocks of ",
@@ -145,10 +151,8 @@ std::unique_ptr<Engine> create_engine(const EngineConfig& config) {
   return std::make_unique<LocalEngine>(model.description, model.config, std::move(vocabulary), std::move(loop));
 }
 
-}  // namespace
-
 std::unique_ptr<Engine> Engine::create(const EngineConfig& config) {
-  return with_own_errors([&] { return create_engine(config); });
+  return with_own_errors([&] { return start_engine(open_model(config)); });
 }
 
 ModelDescription Engine::describe(const EngineConfig& config) {

@@ -16,6 +16,10 @@ struct FinishRules {
   std::span<const int32_t> eos_ids;  ///< empty if they are ignored
 };
 
+/// Whether a sequence of so many tokens, of which `num_output_tokens` are output, has reached its length: known before
+/// the last token is.
+bool reaches_length(const FinishRules& rules, int32_t num_tokens, int32_t num_output_tokens);
+
 /// Why a token ends its sequence by its id or by the length reached; kNone if it does not. The order is vLLM 0.4.0's:
 /// max_model_len, max_tokens, then, from min_tokens on, stop ids and end of text. Stop strings stand before stop ids
 /// there; here a stop id's text is no part of the output, so that no stop string can end in it.

@@ -13,6 +13,15 @@ namespace {
 // A step that fails takes its requests with it; an engine whose steps all fail takes in no more of them.
 constexpr int kMostFailuresInARow = 3;
 
+/// What to tell the requests of a step that has failed; to be called while `error` is handled. Errors that are not the
+/// step's alone are raised again.
+std::string failure_of(const std::exception& error) {
+  if (const auto* own = dynamic_cast<const Error*>(&error)) {
+    if (own->kind() == ErrorKind::kInternal || own->kind() == ErrorKind::kDevice) throw;
+  }
+  return *error.what() == '\0' ? "[engine] a step failed" : error.what();
+}
+
 constexpr const char* kNotFinite =
     "[engine] the logits are not finite: NaN or infinity in the weights, an overflow, or every token masked";
 
@@ -50,14 +59,14 @@ void Loop::run() noexcept {
 }
 
 bool Loop::serve(Commands& commands) {
-  const bool idle = scheduler_->num_running() + scheduler_->num_waiting() == 0;
+  const bool idle = scheduler_->num_running() + scheduler_->num_waiting() + runner_->num_in_flight() == 0;
   queue_.take(commands, idle);
   now_ = Engine::now();
   for (Submission& submission : commands.submissions) enter(std::move(submission));
   commands.submissions.clear();
   if (commands.closing) return false;
   for (const RequestId id : commands.cancellations) cancel(id);
-  if (scheduler_->num_running() + scheduler_->num_waiting() > 0) step();
+  turn();
   publish();
   deliver();
   drop_refused();
@@ -84,89 +93,65 @@ void Loop::cancel(RequestId id) {
   queue_output(request);
 }
 
-void Loop::step() {
-  const StepPlan& plan = scheduler_->plan();
-  QUIRE_CHECK(!plan.empty(), "running=", scheduler_->num_running(), ", waiting=", scheduler_->num_waiting());
-  collect(plan);
-  ++counters_.num_steps;
-  if (compute(plan)) use_results();
-  for (const StepEntry& entry : entries_) {
-    if (entry.request->has_output()) queue_output(*entry.request);
-  }
+void Loop::turn() {
+  const bool launched = launch();
+  const int32_t num_in_flight = runner_->num_in_flight();
+  if (num_in_flight > 0 && (!launched || num_in_flight == runner_->max_in_flight())) collect();
 }
 
-void Loop::collect(const StepPlan& plan) {
-  entries_.clear();
-  rows_.clear();
-  int32_t first_row = 0;
+bool Loop::launch() {
+  if (scheduler_->num_running() + scheduler_->num_waiting() == 0) return false;
+  const StepPlan& plan = scheduler_->plan();
+  if (plan.empty()) {
+    QUIRE_CHECK(runner_->num_in_flight() > 0, "running=", scheduler_->num_running(),
+                ", waiting=", scheduler_->num_waiting());
+    return false;
+  }
+  StepRows& step = steps_[next_step_ % 2];
+  describe(plan, step);
+  ++counters_.num_steps;
+  std::string failure;
+  try {
+    runner_->launch(plan, step.samples());
+  } catch (const std::exception& error) {
+    failure = failure_of(error);
+  }
+  if (failure.empty()) {
+    scheduler_->launched();
+    expect_tokens(step);
+    ++next_step_;
+    return true;
+  }
+  // Who ends with the step before has not needed this one.
+  if (runner_->num_in_flight() > 0) collect();
+  fail_step(step, failure);
+  return false;
+}
+
+void Loop::describe(const StepPlan& plan, StepRows& step) {
+  step.clear();
   for (const PlannedSequence& planned : plan.sequences) {
     const Owner owner = owners_.at(planned.id);
     const Sequence& sequence = scheduler_->sequence(planned.id);
     const int32_t end = planned.start + planned.num_tokens;
-    const bool at_prompt_end = sequence.num_tokens() == sequence.num_prompt_tokens;
-    StepEntry entry{owner.request, owner.index, planned};
-    if (planned.samples) entry.num_samples = at_prompt_end ? owner.request->num_sequences() : 1;
-
     owner.request->mark_scheduled(now_, sequence.num_cached);
     counters_.num_prompt_tokens += std::max(0, std::min(end, sequence.num_prompt_tokens) - planned.start);
-    rows_.add(entry, static_cast<int32_t>(entries_.size()), sequence, first_row);
-    entries_.push_back(entry);
-    first_row += planned.num_tokens;
+    step.add(planned, sequence, *owner.request, owner.index);
   }
 }
 
-bool Loop::compute(const StepPlan& plan) {
-  try {
-    runner_->forward(plan);
-    runner_->sample(rows_.rows(), rows_.how(), rows_.results());
-    failures_in_a_row_ = 0;
-    now_ = Engine::now();
-    return true;
-  } catch (const Error& error) {
-    if (error.kind() == ErrorKind::kInternal || error.kind() == ErrorKind::kDevice) throw;
-    fail_step(error.what());
-  } catch (const std::exception& error) {
-    fail_step(error.what());
-  }
-  return false;
-}
-
-void Loop::fail_step(const std::string& message) {
-  log(LogLevel::kError, detail::join_message("[engine] a step failed: ", message));
-  QUIRE_REQUIRE(++failures_in_a_row_ < kMostFailuresInARow, ErrorKind::kInternal, message);
-  poisoned_.clear();
-  for (const StepEntry& entry : entries_) poisoned_.push_back(entry.planned.id);
-  scheduler_->commit(poisoned_);
-  for (const StepEntry& entry : entries_) entry.request->end(FinishReason::kError, message, now_);
-}
-
-std::span<const SequenceId> Loop::find_poisoned() {
-  const std::span<const SampleResult> results = rows_.results();
-  for (size_t i = 0; i < results.size(); ++i) {
-    if (!results[i].finite) entries_[rows_.uses()[i].entry].poisoned = true;
-  }
-  poisoned_.clear();
-  for (const StepEntry& entry : entries_) {
-    if (entry.poisoned) poisoned_.push_back(entry.planned.id);
-  }
-  return poisoned_;
-}
-
-void Loop::use_results() {
-  scheduler_->commit(find_poisoned());
-  for (const StepEntry& entry : entries_) {
-    if (entry.poisoned) entry.request->end(FinishReason::kError, kNotFinite, now_);
-  }
-  const std::span<const SampleResult> results = rows_.results();
-  for (size_t i = 0; i < results.size(); ++i) {
-    const StepRows::Use& use = rows_.uses()[i];
-    const StepEntry& entry = entries_[use.entry];
-    ActiveRequest& request = *entry.request;
-    if (request.finished()) continue;
-    if (use.kind == StepRows::Use::Kind::kPromptLogprobs) request.add_prompt_logprobs(results[i]);
+void Loop::expect_tokens(StepRows& step) {
+  const std::span<const StepRows::Use> uses = step.uses();
+  for (size_t row = 0; row < uses.size(); ++row) {
+    const StepRows::Use& use = uses[row];
     if (use.kind != StepRows::Use::Kind::kNextToken) continue;
-    if (use.index == entry.index && entry.num_samples > 1) fork(request);
-    take_token(request, use.index, results[i]);
+    const StepEntry& entry = step.entries()[use.entry];
+    ActiveRequest& request = *owners_.at(entry.sequence).request;
+    const SequenceId id = request.sequence_id(use.index);
+    if (id == entry.sequence && entry.num_samples > 1) fork(request);
+    // One that ends with this token, whichever it is, is not planned again.
+    if (request.ends_at(scheduler_->sequence(id).num_tokens() + 1)) continue;
+    scheduler_->append(id, -1 - static_cast<int32_t>(row));
   }
 }
 
@@ -177,6 +162,71 @@ void Loop::fork(ActiveRequest& request) {
   }
 }
 
+void Loop::collect() {
+  StepRows& step = steps_[(next_step_ - static_cast<uint32_t>(runner_->num_in_flight())) % 2];
+  StepResults results;
+  std::string failure;
+  try {
+    results = runner_->collect();
+  } catch (const std::exception& error) {
+    failure = failure_of(error);
+  }
+  if (failure.empty()) {
+    failures_in_a_row_ = 0;
+    now_ = Engine::now();
+    use_results(step, results);
+    return;
+  }
+  poisoned_.clear();
+  for (const StepEntry& entry : step.entries()) poisoned_.push_back(entry.sequence);
+  scheduler_->settle(poisoned_);
+  fail_step(step, failure);
+}
+
+void Loop::fail_step(StepRows& step, const std::string& message) {
+  log(LogLevel::kError, detail::join_message("[engine] a step failed: ", message));
+  QUIRE_REQUIRE(++failures_in_a_row_ < kMostFailuresInARow, ErrorKind::kInternal, message);
+  find_owners(step);
+  for (const StepEntry& entry : step.entries()) {
+    if (entry.request != nullptr) entry.request->end(FinishReason::kError, message, now_);
+  }
+  queue_outputs(step);
+}
+
+void Loop::find_owners(StepRows& step) {
+  for (StepEntry& entry : step.entries()) {
+    const auto owner = owners_.find(entry.sequence);
+    entry.request = owner == owners_.end() ? nullptr : owner->second.request;
+  }
+}
+
+std::span<const SequenceId> Loop::find_poisoned(StepRows& step, const StepResults& results) {
+  for (int32_t row = 0; row < results.size(); ++row) {
+    if (!results[row].finite) step.entries()[step.uses()[row].entry].poisoned = true;
+  }
+  poisoned_.clear();
+  for (const StepEntry& entry : step.entries()) {
+    if (entry.poisoned) poisoned_.push_back(entry.sequence);
+  }
+  return poisoned_;
+}
+
+void Loop::use_results(StepRows& step, const StepResults& results) {
+  find_owners(step);
+  scheduler_->settle(find_poisoned(step, results));
+  for (const StepEntry& entry : step.entries()) {
+    if (entry.poisoned && entry.request != nullptr) entry.request->end(FinishReason::kError, kNotFinite, now_);
+  }
+  for (int32_t row = 0; row < results.size(); ++row) {
+    const StepRows::Use& use = step.uses()[row];
+    ActiveRequest* const request = step.entries()[use.entry].request;
+    if (request == nullptr || request->finished()) continue;
+    if (use.kind == StepRows::Use::Kind::kPromptLogprobs) request->add_prompt_logprobs(results[row]);
+    if (use.kind == StepRows::Use::Kind::kNextToken) take_token(*request, use.index, results[row]);
+  }
+  queue_outputs(step);
+}
+
 void Loop::take_token(ActiveRequest& request, int32_t index, const SampleResult& result) {
   const SequenceId id = request.sequence_id(index);
   ++counters_.num_generated_tokens;
@@ -184,7 +234,14 @@ void Loop::take_token(ActiveRequest& request, int32_t index, const SampleResult&
     scheduler_->remove(id);
     owners_.erase(id);
   } else {
-    scheduler_->append(id, result.token);
+    scheduler_->resolve(id, result.token);
+  }
+}
+
+void Loop::queue_outputs(StepRows& step) {
+  // A request that is retired here lives on until its output is delivered.
+  for (const StepEntry& entry : step.entries()) {
+    if (entry.request != nullptr && entry.request->has_output()) queue_output(*entry.request);
   }
 }
 

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <memory>
 #include <mutex>
@@ -17,6 +18,10 @@
 namespace quire {
 
 /// The engine thread's work: take what callers ask, schedule, compute, hand out, until closed.
+///
+/// Where the runner takes two steps at a time, the next one is planned and launched before the last one's results are
+/// looked at, with placeholders for its tokens; so a device finds its next step enqueued when it ends one. A sequence
+/// that turns out to have ended has then been computed once more than needed, which is dropped.
 ///
 /// All scheduler, KV and request state belongs to the thread inside run(); callers meet it at queue() and stats() only.
 class Loop {
@@ -46,14 +51,20 @@ class Loop {
   void enter(Submission submission);
   void cancel(RequestId id);
 
-  void step();
-  void collect(const StepPlan& plan);
-  bool compute(const StepPlan& plan);
-  void fail_step(const std::string& message);
-  std::span<const SequenceId> find_poisoned();
-  void use_results();
+  /// Launch the next step and collect the oldest one, if it is time for it.
+  void turn();
+  /// False if there is nothing to compute before results are there, or the step has failed.
+  bool launch();
+  void describe(const StepPlan& plan, StepRows& step);
+  void expect_tokens(StepRows& step);
   void fork(ActiveRequest& request);
+  void collect();
+  void fail_step(StepRows& step, const std::string& message);
+  void find_owners(StepRows& step);
+  std::span<const SequenceId> find_poisoned(StepRows& step, const StepResults& results);
+  void use_results(StepRows& step, const StepResults& results);
   void take_token(ActiveRequest& request, int32_t index, const SampleResult& result);
+  void queue_outputs(StepRows& step);
 
   void queue_output(ActiveRequest& request);
   void retire(ActiveRequest& request);
@@ -73,9 +84,8 @@ class Loop {
   std::unordered_map<SequenceId, Owner> owners_;
   SequenceId next_sequence_ = 0;
 
-  // Of the current step; kept for their memory.
-  std::vector<StepEntry> entries_;
-  StepRows rows_;
+  std::array<StepRows, 2> steps_;  ///< those on their way, in rotation; kept for their memory
+  uint32_t next_step_ = 0;
   std::vector<SequenceId> poisoned_;
   std::vector<Delivery> deliveries_;
   std::vector<std::shared_ptr<ActiveRequest>> refused_;  ///< whose callback raised

@@ -19,13 +19,15 @@ struct OpenModel {
   std::unique_ptr<Backend> backend;
   /// Type to hold matrices in; unset: as stored.
   std::optional<DType> weight_dtype;
+  /// Type that the model computes in, where the backend leaves a choice.
+  DType dtype = DType::kFloat32;
   DType kv_dtype = DType::kFloat32;
   ModelDescription description;
   /// With every "auto" resolved.
   EngineConfig config;
 };
 
-/// Bring the weights into the backend's memory. Raises: as load_weights().
+/// Say in the log where the memory goes, then bring the weights into the backend's memory. Raises: as load_weights().
 ModelWeights load_weights(const OpenModel& model, Stream& stream);
 
 /// Raises: as Engine::create().

@@ -11,19 +11,21 @@
 
 namespace quire {
 
-/// One sequence's share of a step, and whose it is.
+/// One sequence's share of a step. It may outlive the sequence, and the request: what ends while a step is on its way
+/// is not looked for in the step's results any more.
 struct StepEntry {
-  ActiveRequest* request = nullptr;
-  int32_t index = 0;  ///< which of the request's n
-  PlannedSequence planned;
+  SequenceId sequence = 0;
   /// Tokens drawn from its last row: 0 in the middle of a prompt, 1 as a rule, n where the prompt of a request with n
-  /// sequences ends; they are for the sequences index, index + 1, ...
+  /// sequences ends; they are for this sequence and those numbered after it.
   int32_t num_samples = 0;
-  bool poisoned = false;  ///< a row of it was not finite
+
+  // Set when the results are there.
+  ActiveRequest* request = nullptr;  ///< whose it is; null if it has ended
+  bool poisoned = false;             ///< a row of it was not finite
 };
 
-/// Which rows of a step's tokens become logits, and what each of them is for. Kept from step to step, so that a steady
-/// state allocates nothing.
+/// What a step is for: who takes part, which rows of its tokens become logits, and what each row is for. Kept from step
+/// to step, so that a steady state allocates nothing.
 class StepRows {
  public:
   struct Use {
@@ -39,22 +41,21 @@ class StepRows {
 
   void clear();
 
-  /// Add what the entry wants. `first_row`: its first token in the step.
-  void add(const StepEntry& entry, int32_t entry_number, const Sequence& sequence, int32_t first_row);
+  /// Add a sequence's share, which belongs to `request`'s sequence `index`.
+  void add(const PlannedSequence& planned, const Sequence& sequence, ActiveRequest& request, int32_t index);
 
-  std::span<const int32_t> rows() const { return rows_; }
-  std::span<const SampleRow> how() const { return how_; }
+  const SampleBatch& samples() const { return samples_; }
+  std::span<StepEntry> entries() { return entries_; }
+  /// By row.
   std::span<const Use> uses() const { return uses_; }
-  /// As many as rows; what they hold is the sampler's.
-  std::span<SampleResult> results();
 
  private:
-  void push(int32_t row, const SampleRow& how, const Use& use);
+  void push(int32_t token_row, const SampleRow& row, const Use& use);
 
-  std::vector<int32_t> rows_;
-  std::vector<SampleRow> how_;
+  std::vector<StepEntry> entries_;
+  SampleBatch samples_;
   std::vector<Use> uses_;
-  std::vector<SampleResult> results_;
+  int32_t num_tokens_ = 0;
 };
 
 }  // namespace quire

@@ -5,9 +5,18 @@
 namespace quire {
 namespace {
 
+/// What a page of the layer holds.
+KvLayer kv_layer_of(const Attention& attention, DType dtype, int32_t block_size) {
+  return {.dtype = dtype,
+          .block_size = block_size,
+          .num_kv_heads = attention.cache_heads(),
+          .head_dim = attention.cache_key_dim(),
+          .v_head_dim = attention.cache_value_dim(),
+          .values_in_keys = attention.latent.has_value()};
+}
+
 int64_t block_bytes_of(const Attention& attention, const Backend& backend, DType dtype, int32_t block_size) {
-  return backend.kv_block_bytes(dtype, block_size, attention.cache_heads(), attention.cache_key_dim(),
-                                attention.cache_value_dim());
+  return backend.kv_block_bytes(kv_layer_of(attention, dtype, block_size));
 }
 
 }  // namespace
@@ -25,15 +34,11 @@ KvMemory::KvMemory(const ModelSpec& spec, Backend& backend, DType dtype, int32_t
   layers_.reserve(spec.layers.size());
   for (const Layer& layer : spec.layers) {
     const Attention& attention = layer.attention;
-    layers_.push_back({.data = pages,
-                       .dtype = dtype,
-                       .num_blocks = num_blocks,
-                       .block_bytes = block_bytes_of(attention, backend, dtype, block_size),
-                       .block_size = block_size,
-                       .num_kv_heads = attention.cache_heads(),
-                       .head_dim = attention.cache_key_dim(),
-                       .v_head_dim = attention.cache_value_dim()});
-    pages += layers_.back().block_bytes * num_blocks;
+    KvLayer& kv = layers_.emplace_back(kv_layer_of(attention, dtype, block_size));
+    kv.data = pages;
+    kv.num_blocks = num_blocks;
+    kv.block_bytes = block_bytes_of(attention, backend, dtype, block_size);
+    pages += kv.block_bytes * num_blocks;
   }
 }
 

@@ -4,21 +4,44 @@
 #include <utility>
 
 #include "core/check.h"
+#include "core/log.h"
+#include "kv/layout.h"
 
 namespace quire {
 namespace {
 
-/// Logits of a whole prompt or batch could take gigabytes at large vocabularies; so many rows are had at a time.
-int32_t rows_per_slice(const ModelSpec& spec, int32_t max_num_batched_tokens) {
-  constexpr int64_t kLogitsBytes = 32 << 20;
-  constexpr int64_t kFewestRows = 8;
-  const int64_t row_bytes = int64_t{spec.vocab} * static_cast<int64_t>(sizeof(float));
-  const int64_t rows = std::max(kFewestRows, kLogitsBytes / row_bytes);
-  return static_cast<int32_t>(std::min<int64_t>(rows, std::max<int64_t>(kFewestRows, max_num_batched_tokens)));
+/// The largest step.
+StepShape largest_shape(const RunnerConfig& config) {
+  // Every token may ask for the log-probability of a prompt, and every sequence for a new token beside it. A padded
+  // step is no larger than the largest one that is not.
+  return {.num_tokens = config.max_num_batched_tokens,
+          .num_sequences = std::min(padded_size(config.max_num_seqs), config.max_num_batched_tokens),
+          .num_rows = config.max_num_batched_tokens + config.max_num_seqs};
 }
 
-int64_t logits_bytes(const ModelSpec& spec, int32_t num_rows) {
-  return int64_t{spec.vocab} * num_rows * static_cast<int64_t>(sizeof(float));
+int32_t blocks_per_sequence(const RunnerConfig& config) {
+  return blocks_for_tokens(config.max_model_len, config.block_size);
+}
+
+int32_t max_candidates(const ModelSpec& spec, const RunnerConfig& config) {
+  return std::min(config.max_logprobs, spec.vocab) + 1;
+}
+
+/// Logits of a whole prompt or batch could take gigabytes at large vocabularies; so many rows are had at a time. A
+/// device that waits for its host between slices gets more.
+int32_t rows_per_slice(const ModelSpec& spec, const Backend& backend, const RunnerConfig& config) {
+  constexpr int64_t kLogitsBytes = 32 << 20;
+  constexpr int64_t kShareOfMemory = 512;
+  constexpr int64_t kFewestRows = 8;
+  const int64_t bytes =
+      backend.runs_behind() ? std::max(kLogitsBytes, backend.total_memory() / kShareOfMemory) : kLogitsBytes;
+  const int64_t row_bytes = int64_t{spec.vocab} * static_cast<int64_t>(sizeof(float));
+  const int64_t rows = std::max(kFewestRows, bytes / row_bytes);
+  return static_cast<int32_t>(std::min<int64_t>(rows, std::max<int64_t>(kFewestRows, config.max_num_batched_tokens)));
+}
+
+size_t logits_bytes(const ModelSpec& spec, int32_t num_rows) {
+  return static_cast<size_t>(spec.vocab) * static_cast<size_t>(num_rows) * sizeof(float);
 }
 
 }  // namespace
@@ -26,22 +49,90 @@ int64_t logits_bytes(const ModelSpec& spec, int32_t num_rows) {
 Runner::Runner(const ModelSpec& spec, ModelWeights weights, std::unique_ptr<Backend> backend,
                std::unique_ptr<Stream> stream, const RunnerConfig& config)
     : spec_(spec),
+      config_(config),
       backend_(std::move(backend)),
       stream_(std::move(stream)),
       weights_(std::move(weights)),
       kv_(spec_, *backend_, config.kv_dtype, config.block_size, config.num_blocks),
-      max_num_batched_tokens_(config.max_num_batched_tokens),
-      rows_per_slice_(rows_per_slice(spec_, config.max_num_batched_tokens)),
-      workspace_(backend_->allocate(Decoder::workspace_bytes(spec_, max_num_batched_tokens_, rows_per_slice_),
-                                    MemoryKind::kWorkspace)),
+      rows_per_slice_(rows_per_slice(spec_, *backend_, config)),
+      workspace_(backend_->allocate(
+          Decoder::workspace_bytes(spec_, *backend_, config.dtype, config.max_num_batched_tokens, rows_per_slice_),
+          MemoryKind::kWorkspace)),
       logits_(backend_->allocate(logits_bytes(spec_, rows_per_slice_), MemoryKind::kWorkspace)),
-      batch_(*backend_, config.block_size, config.max_model_len),
-      decoder_(spec_, weights_, *backend_, *stream_, config.max_model_len) {}
+      sample_scratch_(
+          backend_->allocate(backend_->sample_scratch_bytes(rows_per_slice_, spec_.vocab), MemoryKind::kWorkspace)),
+      inputs_(*backend_, largest_shape(config), config.block_size, blocks_per_sequence(config), config.max_model_len),
+      outputs_(*backend_, largest_shape(config).num_rows, max_candidates(spec_, config)),
+      decoder_(spec_, weights_, *backend_, *stream_, config.dtype, config.max_model_len),
+      graphs_(*backend_) {}
 
-int64_t Runner::workspace_bytes(const ModelSpec& spec, int32_t max_num_batched_tokens, int32_t max_model_len) {
-  const int32_t rows = rows_per_slice(spec, max_num_batched_tokens);
-  return Decoder::workspace_bytes(spec, max_num_batched_tokens, rows) + logits_bytes(spec, rows) +
-         Decoder::table_bytes(spec, max_model_len);
+Runner::~Runner() {
+  try {
+    stream_->synchronize();  // steps on their way use the memory that goes now
+  } catch (const std::exception& error) {
+    log(LogLevel::kWarning, detail::join_message("[runtime] the last steps have failed: ", error.what()));
+  }
+}
+
+int64_t Runner::workspace_bytes(const ModelSpec& spec, const Backend& backend, const RunnerConfig& config) {
+  const int32_t rows = rows_per_slice(spec, backend, config);
+  const StepShape largest = largest_shape(config);
+  return Decoder::workspace_bytes(spec, backend, config.dtype, config.max_num_batched_tokens, rows) +
+         static_cast<int64_t>(logits_bytes(spec, rows)) +
+         static_cast<int64_t>(backend.sample_scratch_bytes(rows, spec.vocab)) +
+         StepInputs::bytes(backend, largest, blocks_per_sequence(config)) +
+         StepOutputs::bytes(largest.num_rows, max_candidates(spec, config)) +
+         Decoder::table_bytes(spec, config.max_model_len);
+}
+
+void Runner::launch(const StepPlan& plan, const SampleBatch& samples) {
+  QUIRE_CHECK(num_in_flight() < max_in_flight(), "steps on their way=", num_in_flight());
+  QUIRE_CHECK(plan.num_tokens > 0 && plan.num_tokens <= config_.max_num_batched_tokens,
+              "num_tokens=", plan.num_tokens, ", max_num_batched_tokens=", config_.max_num_batched_tokens);
+  try {
+    enqueue_step(plan, samples);
+  } catch (...) {
+    stream_->synchronize();
+    throw;
+  }
+}
+
+void Runner::enqueue_step(const StepPlan& plan, const SampleBatch& samples) {
+  copy_blocks(plan.copies);
+  const int32_t size = recorded_size(plan, samples);
+  const StepShape shape = size > 0 ? StepShape{size, size, size}
+                                   : StepShape{plan.num_tokens, static_cast<int32_t>(plan.sequences.size()),
+                                               samples.size()};
+  const StepArgs args = inputs_.load(plan, samples, shape, *stream_);
+  if (size > 0) {
+    run_recorded(args);
+  } else {
+    compute(args, shape.num_rows);
+  }
+  const bool with_candidates =
+      std::any_of(samples.rows.begin(), samples.rows.end(), [](const SampleRow& row) { return row.num_logprobs >= 0; });
+  outputs_.fetch(samples.size(), with_candidates, *stream_);
+}
+
+/// The size to which a step is padded that can be recorded: one token and one row of each sequence, in order. 0: it
+/// cannot, or the padding does not fit.
+int32_t Runner::recorded_size(const StepPlan& plan, const SampleBatch& samples) const {
+  if (!config_.record_graphs || !backend_->records_graphs()) return 0;
+  const auto num_sequences = static_cast<int32_t>(plan.sequences.size());
+  if (plan.num_tokens != num_sequences || samples.size() != num_sequences) return 0;
+  for (int32_t r = 0; r < num_sequences; ++r) {
+    if (samples.token_rows[r] != r) return 0;
+  }
+  const int32_t size = padded_size(num_sequences);
+  return size <= config_.max_num_batched_tokens ? size : 0;
+}
+
+void Runner::run_recorded(const StepArgs& args) {
+  if (graphs_generation_ != inputs_.generation()) {
+    graphs_.clear();
+    graphs_generation_ = inputs_.generation();
+  }
+  graphs_.run(args.batch, *stream_, [this, &args] { compute(args, args.batch.num_sequences); });
 }
 
 void Runner::copy_blocks(std::span<const BlockCopy> copies) {
@@ -55,38 +146,24 @@ void Runner::copy_blocks(std::span<const BlockCopy> copies) {
   backend_->ops().copy_blocks({.layers = kv_.layers(), .from = copy_from_, .to = copy_to_}, *stream_);
 }
 
-void Runner::forward(const StepPlan& plan) {
-  copy_blocks(plan.copies);
-  const RaggedBatch batch = batch_.build(plan.sequences, *stream_);
-  QUIRE_CHECK(batch.num_tokens <= max_num_batched_tokens_, "num_tokens=", batch.num_tokens,
-              ", max_num_batched_tokens=", max_num_batched_tokens_);
-  hidden_ = decoder_.forward(batch, kv_.layers(), workspace_.data(), *stream_);
-}
-
-const int32_t* Runner::upload(std::span<const int32_t> rows) {
-  if (row_indices_.bytes() < rows.size_bytes()) {
-    row_indices_ = Buffer();
-    row_indices_ = backend_->allocate(2 * rows.size_bytes(), MemoryKind::kWorkspace);
+void Runner::compute(const StepArgs& args, int32_t num_rows) {
+  const Ops& ops = backend_->ops();
+  ops.resolve({.ids = args.unresolved, .count = args.num_unresolved, .tokens = outputs_.tokens()}, *stream_);
+  const Tensor hidden = decoder_.forward(args.batch, kv_.layers(), workspace_.data(), *stream_);
+  for (int32_t first = 0; first < num_rows; first += rows_per_slice_) {
+    const int32_t count = std::min(rows_per_slice_, num_rows - first);
+    const Tensor logits(logits_.data(), DType::kFloat32, {count, spec_.vocab});
+    decoder_.logits(hidden, args.token_rows + first, count, logits, workspace_.data(), *stream_);
+    ops.sample({.logits = logits,
+                .rows = args.rows + first,
+                .ids = args.ids,
+                .biases = args.biases,
+                .tokens = outputs_.tokens() + first,
+                .candidates = outputs_.candidates() + int64_t{first} * outputs_.max_candidates(),
+                .max_candidates = outputs_.max_candidates(),
+                .scratch = sample_scratch_.data()},
+               *stream_);
   }
-  backend_->copy_to_device(row_indices_.data(), rows.data(), rows.size_bytes(), *stream_);
-  return static_cast<const int32_t*>(row_indices_.data());
-}
-
-void Runner::sample(std::span<const int32_t> rows, std::span<const SampleRow> how, std::span<SampleResult> results) {
-  QUIRE_CHECK(rows.size() == how.size() && rows.size() == results.size(), "rows=", rows.size(), ", how=", how.size(),
-              ", results=", results.size());
-  if (rows.empty()) return;
-  const int32_t* indices = upload(rows);
-  const auto slice_rows = static_cast<size_t>(rows_per_slice_);
-  for (size_t first = 0; first < rows.size(); first += slice_rows) {
-    const size_t count = std::min(slice_rows, rows.size() - first);
-    const auto num_rows = static_cast<int32_t>(count);
-    const Tensor logits(logits_.data(), DType::kFloat32, {num_rows, spec_.vocab});
-    decoder_.logits(hidden_, indices + first, num_rows, logits, workspace_.data(), *stream_);
-    backend_->ops().sample(
-        {.logits = logits, .rows = how.subspan(first, count), .results = results.subspan(first, count)}, *stream_);
-  }
-  stream_->synchronize();
 }
 
 }  // namespace quire

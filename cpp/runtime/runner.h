@@ -8,8 +8,11 @@
 #include "backend/backend.h"
 #include "core/buffer.h"
 #include "model/decoder.h"
-#include "runtime/batch.h"
+#include "runtime/decode_graphs.h"
 #include "runtime/kv_memory.h"
+#include "runtime/sampler.h"
+#include "runtime/step_inputs.h"
+#include "runtime/step_outputs.h"
 #include "sched/step_plan.h"
 #include "spec/rope.h"
 #include "spec/spec.h"
@@ -19,13 +22,22 @@ namespace quire {
 
 struct RunnerConfig {
   int32_t max_num_batched_tokens = 512;
+  int32_t max_num_seqs = 256;
   int32_t max_model_len = 2048;
+  int32_t max_logprobs = 20;  ///< most that a row asks for
   int32_t block_size = 16;
   int32_t num_blocks = 0;
+  DType dtype = DType::kFloat32;  ///< what the model computes in
   DType kv_dtype = DType::kFloat32;
+  /// Record steps of one token per sequence and run them as one, where the backend can.
+  bool record_graphs = true;
 };
 
 /// One rank's work: owns a model on a device and computes steps. Memory is taken at construction.
+///
+/// A step is launched, which enqueues all that it does, and later collected, which waits for its results. Where ops run
+/// behind the host two steps may be on their way: the second is launched before the first one's tokens are known, and
+/// names them as -1 - row, in its tokens and in its lists.
 /// Thread safety: one caller at a time.
 class Runner {
  public:
@@ -34,39 +46,53 @@ class Runner {
          const RunnerConfig& config);
   Runner(const Runner&) = delete;
   Runner& operator=(const Runner&) = delete;
+  ~Runner();
 
-  /// Bytes that a runner of this model takes beside weights and KV cache: activations, logits, tables of positions.
-  static int64_t workspace_bytes(const ModelSpec& spec, int32_t max_num_batched_tokens, int32_t max_model_len);
+  /// Bytes of the backend's memory that a runner takes beside weights and KV cache, to the byte as long as no step
+  /// brings unusually long lists (StepInputs). `config.num_blocks` is not looked at.
+  static int64_t workspace_bytes(const ModelSpec& spec, const Backend& backend, const RunnerConfig& config);
 
   /// Which of the model's sets of keys a prompt of that length is computed with (Sequence::key_set).
   int32_t key_set(int64_t prompt_length) const { return rope_set(spec_, prompt_length); }
 
-  /// Copy blocks, then compute all tokens of the step, at most max_num_batched_tokens.
-  void forward(const StepPlan& plan);
+  /// Steps that may be on their way: 2 if it pays to launch one before the last one is collected, else 1.
+  int32_t max_in_flight() const { return backend_->runs_behind() ? 2 : 1; }
+  int32_t num_in_flight() const { return outputs_.num_in_flight(); }
 
-  /// Turn rows of the step's tokens into tokens or log-probabilities. `rows`: indices into the step's tokens, any
-  /// number and in any order, repetitions allowed; `how` and `results` go with them. Logits exist for a few rows at a
-  /// time only.
-  void sample(std::span<const int32_t> rows, std::span<const SampleRow> how, std::span<SampleResult> results);
+  /// Enqueue a step: copies of blocks, all its tokens, logits of the rows of `samples`, and their tokens. Neither
+  /// argument is needed any more when it returns. If it raises, the step is not on its way, and the device has done
+  /// with what had been enqueued of it.
+  void launch(const StepPlan& plan, const SampleBatch& samples);
+
+  /// Wait for the oldest step on its way. Its results are valid until the next launch() but one.
+  /// If it raises, that step is not on its way any more.
+  StepResults collect() { return outputs_.wait(); }
+
+  int64_t num_recorded_graphs() const { return graphs_.num_recorded(); }
 
  private:
+  void enqueue_step(const StepPlan& plan, const SampleBatch& samples);
   void copy_blocks(std::span<const BlockCopy> copies);
-  const int32_t* upload(std::span<const int32_t> rows);
+  int32_t recorded_size(const StepPlan& plan, const SampleBatch& samples) const;
+  void run_recorded(const StepArgs& args);
+  void compute(const StepArgs& args, int32_t num_rows);
 
   // In the order of dependence: what stands below uses what stands above.
-  ModelSpec spec_;
+  const ModelSpec spec_;
+  const RunnerConfig config_;
   std::unique_ptr<Backend> backend_;
   std::unique_ptr<Stream> stream_;
   ModelWeights weights_;
   KvMemory kv_;
-  int32_t max_num_batched_tokens_;
   int32_t rows_per_slice_;
   Buffer workspace_;
   Buffer logits_;
-  Buffer row_indices_;
-  BatchBuilder batch_;
+  Buffer sample_scratch_;
+  StepInputs inputs_;
+  StepOutputs outputs_;
   Decoder decoder_;
-  Tensor hidden_;
+  DecodeGraphs graphs_;
+  int64_t graphs_generation_ = 0;  ///< of the inputs that graphs have been recorded with
   std::vector<int32_t> copy_from_, copy_to_;
 };
 

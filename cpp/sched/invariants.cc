@@ -33,6 +33,8 @@ struct InvariantsAccess {
     snapshot.num_known = 0;
     for (const auto& [id, place] : scheduler.places_) snapshot.num_known += place->id == id ? 1 : 0;
     snapshot.num_places = scheduler.num_places_;
+    snapshot.num_in_flight = scheduler.num_in_flight_;
+    snapshot.newest_step = (scheduler.next_step_ + 1) % 2;
   }
 };
 
@@ -141,9 +143,9 @@ Violation check_registered(const SchedulerSnapshot& snapshot, const Facts& facts
   const auto length = static_cast<size_t>(snapshot.config.block_size);
   for (const Sequence* sequence : snapshot.running) {
     if (sequence->num_registered < 0 ||
-        sequence->num_registered * snapshot.config.block_size > sequence->num_computed) {
+        sequence->num_registered * snapshot.config.block_size > sequence->num_settled) {
       return violation(11, "id=", sequence->id, ", num_registered=", sequence->num_registered,
-                       ", num_computed=", sequence->num_computed);
+                       ", num_settled=", sequence->num_settled);
     }
     int32_t parent = kNoBlock;
     for (int32_t index = 0; index < sequence->blocks.size(); ++index) {
@@ -186,6 +188,34 @@ Violation check_progress(const SchedulerConfig& config, const Sequence& sequence
   return {};
 }
 
+Violation check_steps(const SchedulerSnapshot& snapshot, const Sequence& sequence) {
+  const int32_t newest = sequence.settles[snapshot.newest_step];
+  const int32_t oldest = sequence.settles[1 - snapshot.newest_step];
+  int32_t reached = sequence.num_settled;
+  bool grows = true;
+  for (const int32_t next : {oldest, newest}) {
+    if (next == 0) continue;
+    grows = grows && next > reached;
+    reached = next;
+  }
+  const int32_t num_steps = (newest > 0 ? 1 : 0) + (oldest > 0 ? 1 : 0);
+  if (snapshot.num_in_flight < 0 || snapshot.num_in_flight > 2 || num_steps > snapshot.num_in_flight ||
+      (oldest > 0 && snapshot.num_in_flight < 2) || !grows || reached != sequence.num_computed) {
+    return violation(18, "id=", sequence.id, ", num_settled=", sequence.num_settled, ", settles=", oldest, " and ",
+                     newest, ", num_computed=", sequence.num_computed, ", steps=", snapshot.num_in_flight);
+  }
+  const int32_t num_known = sequence.num_known();
+  for (int32_t i = 0; i < sequence.num_tokens(); ++i) {
+    if ((sequence.tokens[static_cast<size_t>(i)] < 0) == (i >= num_known)) continue;
+    return violation(19, "id=", sequence.id, ", num_known=", num_known, ", token ", i);
+  }
+  if (sequence.num_settled > num_known || sequence.num_unknown > std::min(2, snapshot.num_in_flight + 1)) {
+    return violation(19, "id=", sequence.id, ", num_settled=", sequence.num_settled, ", num_known=", num_known,
+                     ", num_unknown=", sequence.num_unknown, ", steps=", snapshot.num_in_flight);
+  }
+  return {};
+}
+
 Violation check_sequences(const SchedulerSnapshot& snapshot) {
   if (snapshot.num_known != static_cast<int32_t>(snapshot.running.size() + snapshot.waiting.size())) {
     return violation(7, "known=", snapshot.num_known, ", running=", snapshot.running.size(),
@@ -203,6 +233,7 @@ Violation check_sequences(const SchedulerSnapshot& snapshot) {
       }
       previous = sequence;
       if (auto found = check_progress(snapshot.config, *sequence)) return found;
+      if (auto found = check_steps(snapshot, *sequence)) return found;
       if (status == SequenceStatus::kRunning) num_places += sequence->num_reserved;
     }
   }

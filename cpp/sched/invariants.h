@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <optional>
 #include <string>
@@ -22,8 +23,10 @@ struct SchedulerSnapshot {
   int32_t num_free_blocks = 0;       ///< as told to users
   std::vector<const Sequence*> running;
   std::vector<const Sequence*> waiting;
-  int32_t num_known = 0;   ///< sequences that can be found by id
-  int32_t num_places = 0;  ///< as counted, not as summed
+  int32_t num_known = 0;      ///< sequences that can be found by id
+  int32_t num_places = 0;     ///< as counted, not as summed
+  int32_t num_in_flight = 0;  ///< steps launched and not settled
+  size_t newest_step = 0;     ///< number of the last one launched, modulo 2
 };
 
 /// Look at a scheduler. `snapshot` may be an old one, whose memory is used again.
@@ -41,15 +44,19 @@ void take_snapshot(const Scheduler& scheduler, SchedulerSnapshot& snapshot);
 ///  5. A cached block's parent is cached and has at least as many owners; if both are idle, the parent will be evicted
 ///     after the block.
 ///  6. The first num_registered blocks of a sequence are cached, one the parent of the next, and hold its tokens; no
-///     other block of its is cached.
+///     other block of its is cached, so that what a step on its way writes is not.
 /// Sequences
 ///  7. Known sequences = running + waiting; each is in one place only, and its status says so.
 ///  8. Both are in order of arrival, and all running ones arrived before all waiting ones.
 ///  9. A waiting sequence owns nothing and has nothing computed.
 /// 10. A running sequence has just the blocks for its computed and planned tokens, which are not more than its tokens,
 ///     which are not more than max_model_len.
-/// 11. Registered blocks are computed. Cached tokens are whole blocks and less than the prompt.
+/// 11. Registered blocks are settled. Cached tokens are whole blocks and less than the prompt.
 /// 12. Places = sum of what running sequences reserve, and not more than max_num_seqs.
+/// Steps on their way
+/// 18. There are at most two. What is settled grows by each that a running sequence is in, and reaches what is computed.
+/// 19. Negative tokens are just the num_unknown last ones, none of them is settled, and there are at most as many as
+///     steps on their way and the one that has been settled last.
 std::optional<std::string> find_violation(const SchedulerSnapshot& snapshot);
 
 /// The same for a plan and the snapshot taken after it:

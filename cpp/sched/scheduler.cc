@@ -72,6 +72,7 @@ void Scheduler::add(SequenceId id, std::vector<int32_t> tokens, bool use_prefix_
   sequence.use_prefix_cache = use_prefix_cache && config_.enable_prefix_caching;
   sequence.num_reserved = num_sequences_reserved;
   sequence.key_set = key_set;
+  sequence.prompt_owner = id;
   sequence.arrival = next_arrival_;
   places_.emplace(id, added.begin());
   next_arrival_ += static_cast<uint64_t>(num_sequences_reserved);
@@ -114,9 +115,10 @@ const StepPlan& Scheduler::plan() {
 }
 
 void Scheduler::begin_step() {
+  QUIRE_CHECK(num_in_flight_ <= 1, "too many steps have not been settled: ", num_in_flight_);
   if (step_open_) {
     for (auto place = line_.begin(); place != first_waiting_; ++place) {
-      QUIRE_CHECK(place->num_planned == 0, "the last step has not been committed: id=", place->id);
+      QUIRE_CHECK(place->num_planned == 0, "the last step has not been launched: id=", place->id);
     }
   }
   step_open_ = true;
@@ -214,7 +216,7 @@ void Scheduler::find_prefix(const Sequence& sequence) {
   if (!sequence.use_prefix_cache) return;
   // One token at least is computed, for its logits; and sharing whole blocks only, it is written to an own block.
   const auto length = static_cast<size_t>(config_.block_size);
-  const size_t most = (sequence.tokens.size() - 1) / length;
+  const size_t most = static_cast<size_t>(std::min(sequence.num_tokens() - 1, sequence.num_known())) / length;
   int32_t block = kNoBlock;
   while (hits_.size() < most) {
     const auto tokens = std::span(sequence.tokens).subspan(hits_.size() * length, length);
@@ -238,7 +240,7 @@ void Scheduler::admit(Sequence& sequence) {
     sequence.blocks.append(block);
   }
   sequence.num_registered = sequence.blocks.size();
-  sequence.num_computed = sequence.num_registered * config_.block_size;
+  sequence.num_computed = sequence.num_settled = sequence.num_registered * config_.block_size;
   if (!sequence.admitted) {
     sequence.admitted = true;
     sequence.num_cached = sequence.num_computed;
@@ -265,30 +267,47 @@ void Scheduler::finish_plan() {
   }
 }
 
-void Scheduler::commit(std::span<const SequenceId> poisoned) {
+void Scheduler::launched() {
   QUIRE_CHECK(step_open_, "no step has been planned");
-  for (const SequenceId id : poisoned) {
-    QUIRE_CHECK(!contains(id) || find(id).num_planned > 0, "poisoned, but not in this step: id=", id);
-  }
-  for (const SequenceId id : poisoned) {
-    if (contains(id)) find(id).poisoned = true;
-  }
   step_open_ = false;
+  const size_t step = next_step_ % 2;
   for (auto place = line_.begin(); place != first_waiting_; ++place) {
     if (place->num_planned == 0) continue;
     place->num_computed += place->num_planned;
     place->num_planned = 0;
+    place->settles[step] = place->num_computed;
+  }
+  ++next_step_;
+  ++num_in_flight_;
+}
+
+void Scheduler::settle(std::span<const SequenceId> poisoned) {
+  QUIRE_CHECK(num_in_flight_ > 0, "no step has been launched");
+  for (const SequenceId id : poisoned) {
+    if (contains(id)) find(id).poisoned = true;
+  }
+  const size_t step = (next_step_ - static_cast<uint32_t>(num_in_flight_)) % 2;
+  --num_in_flight_;
+  for (auto place = line_.begin(); place != first_waiting_; ++place) {
+    if (place->settles[step] == 0) continue;
+    QUIRE_CHECK(place->settles[step] <= place->num_known(), "tokens of the step before are not known: id=", place->id);
+    place->num_settled = std::exchange(place->settles[step], 0);
+    // Forks made while the step was on its way share what it has computed.
+    if (place->num_settled <= place->num_prompt_tokens && std::ranges::count(poisoned, place->prompt_owner) > 0) {
+      place->poisoned = true;
+    }
     if (config_.enable_prefix_caching && !place->poisoned) register_full_blocks(*place);
   }
   check_counts();
 }
 
 void Scheduler::register_full_blocks(Sequence& sequence) {
-  const int32_t num_full = sequence.num_computed / config_.block_size;
+  const int32_t num_full = sequence.num_settled / config_.block_size;
   const auto length = static_cast<size_t>(config_.block_size);
   for (int32_t& index = sequence.num_registered; index < num_full; ++index) {
     const int32_t parent = index == 0 ? kNoBlock : sequence.blocks[index - 1];
     const int32_t own = sequence.blocks[index];
+    if (cache_.is_cached(own)) continue;  // shared with a fork, which has been here before
     const auto tokens = std::span(sequence.tokens).subspan(static_cast<size_t>(index) * length, length);
     const int32_t cached = cache_.insert(parent, own, tokens, sequence.key_set);
     if (cached == own) continue;
@@ -305,9 +324,19 @@ void Scheduler::append(SequenceId id, int32_t token) {
               "a token is appended when all before it are computed: id=", id, ", num_tokens=", sequence.num_tokens(),
               ", num_computed=", sequence.num_computed);
   QUIRE_CHECK(sequence.num_tokens() < config_.max_model_len, "id=", id, ", max_model_len=", config_.max_model_len);
+  QUIRE_CHECK(token < 0 || sequence.num_unknown == 0, "a token before it is not known: id=", id);
   sequence.tokens.push_back(token);
+  if (token < 0) ++sequence.num_unknown;
   num_places_ -= sequence.num_reserved - 1;
   sequence.num_reserved = 1;
+}
+
+void Scheduler::resolve(SequenceId id, int32_t token) {
+  Sequence& sequence = find(id);
+  QUIRE_CHECK(sequence.num_unknown > 0 && token >= 0, "id=", id, ", num_unknown=", sequence.num_unknown,
+              ", token=", token);
+  sequence.tokens[static_cast<size_t>(sequence.num_known())] = token;
+  --sequence.num_unknown;
 }
 
 void Scheduler::remove(SequenceId id) {
@@ -327,7 +356,9 @@ void Scheduler::remove(SequenceId id) {
 
 void Scheduler::forget(Sequence& sequence) {
   release_blocks(sequence);
-  sequence.num_computed = 0;
+  sequence.num_computed = sequence.num_settled = 0;
+  sequence.settles = {0, 0};
+  sequence.prompt_owner = sequence.id;
 }
 
 void Scheduler::release_blocks(Sequence& sequence) {

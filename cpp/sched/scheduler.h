@@ -39,6 +39,11 @@ struct SchedulerStats {
 /// Life of a sequence: add -> waiting -> (plan) running -> append tokens -> finish or abort. When blocks run out, the
 /// youngest running sequence is preempted: its blocks are released and it waits, first in line, to be computed again.
 ///
+/// Life of a step: plan -> launched -> settle. The next step can be planned when one has been launched and not settled
+/// yet, with negative tokens in place of those that are not known; so a device never waits for its host. What is not
+/// settled, or not known, never enters the prefix cache. Blocks that are released while a step on its way uses them may
+/// be given away at once: steps run in order.
+///
 /// A step shares out max_num_batched_tokens in three rounds, the first arrived first in each:
 /// 1. every running sequence gets one token; if it needs a block for it and there is none, younger ones are preempted;
 /// 2. running prompts get the rest of their tokens, as far as budget and blocks allow;
@@ -68,21 +73,30 @@ class Scheduler {
   void add(SequenceId id, std::vector<int32_t> tokens, bool use_prefix_cache, int32_t num_sequences_reserved = 1,
            int32_t key_set = 0);
 
-  /// Make `child` a copy of `parent`, sharing its blocks, after the parent's prompt has been computed and before its
-  /// first token is appended. The child is running at once. Of several forks the first made counts as the youngest.
+  /// Make `child` a copy of `parent`, sharing its blocks, after the step that ends the parent's prompt has been launched
+  /// and before its first token is appended. The child is running at once. Of several forks the first made counts as the youngest.
   void fork(SequenceId parent, SequenceId child);
 
   /// The next step; empty if there is nothing to do. A sequence with nothing to compute, because no token has been
-  /// appended, is passed over. The last plan's sequences have been committed or removed.
+  /// appended, is passed over. The last plan's sequences have been launched or removed, and all launched steps but one
+  /// settled.
   const StepPlan& plan();
 
-  /// Tell that the planned step has been computed: progress and prefix cache advance. `poisoned` sequences' blocks of
-  /// this step never enter the prefix cache (their values are not finite), nor do any of their later ones. Sequences
-  /// removed since plan() are ignored.
-  void commit(std::span<const SequenceId> poisoned);
+  /// Tell that the planned step is on its way: progress advances. Sequences removed since plan() are ignored.
+  void launched();
 
-  /// Append a sampled token to a sequence whose plan said `samples`, as long as it is shorter than max_model_len.
+  /// Append the token that a launched step samples, for a sequence whose plan said `samples`, as long as it is shorter
+  /// than max_model_len. Negative if it is not known yet: the number is handed back in PlannedSequence::tokens.
   void append(SequenceId id, int32_t token);
+
+  /// Tell that the oldest step on its way has been computed: the prefix cache advances. `poisoned` sequences' blocks of
+  /// this step never enter the prefix cache (their values are not finite), nor do any of their later ones, nor those of
+  /// forks made since it was launched. Sequences removed since are ignored. The tokens that the step before has sampled
+  /// have been resolved.
+  void settle(std::span<const SequenceId> poisoned);
+
+  /// Tell which the first token is that was not known.
+  void resolve(SequenceId id, int32_t token);
 
   /// Remove a sequence in any state and release its blocks (full ones stay in the prefix cache until reused).
   void remove(SequenceId id);
@@ -90,6 +104,8 @@ class Scheduler {
   const Sequence& sequence(SequenceId id) const;
   bool contains(SequenceId id) const { return places_.contains(id); }
   int32_t num_running() const { return num_running_; }
+  /// Steps launched and not settled.
+  int32_t num_in_flight() const { return num_in_flight_; }
   int32_t num_waiting() const { return static_cast<int32_t>(line_.size()) - num_running_; }
   /// Blocks that can be had without preemption: free ones and cached ones without owners.
   int32_t num_free_blocks() const { return cache_.num_available(); }
@@ -137,9 +153,12 @@ class Scheduler {
   int32_t num_places_ = 0;  ///< sum of num_reserved of running sequences
   uint64_t next_arrival_ = 0;
 
-  // The step being planned or computed.
+  uint32_t next_step_ = 0;  ///< number of the step that will be launched next
+  int32_t num_in_flight_ = 0;
+
+  // The step being planned.
   StepPlan plan_;
-  bool step_open_ = false;     ///< between plan() and commit()
+  bool step_open_ = false;     ///< between plan() and launched()
   int32_t budget_ = 0;         ///< tokens that the step may still take
   std::vector<int32_t> hits_;  ///< cached blocks found for the sequence at the head of the waiting
 };

@@ -20,7 +20,8 @@ struct PlannedSequence {
   bool samples = false;
   /// As Sequence::key_set.
   int32_t key_set = 0;
-  /// All of the sequence's tokens, prompt and output, those of later steps included.
+  /// All of the sequence's tokens, prompt and output, those of later steps included. Negative: not known yet, as the
+  /// caller of Scheduler::append() said it.
   std::span<const int32_t> tokens;
   /// Its blocks, enough for start + num_tokens tokens: token t lives in blocks[t / block_size].
   std::span<const int32_t> blocks;

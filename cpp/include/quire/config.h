@@ -23,28 +23,40 @@ struct EngineConfig {
   std::string load_format = "auto";
   /// Read the vocabulary from the tokenizer's folder, so that outputs carry text and stop strings work.
   bool with_vocabulary = true;
-  /// "auto", or "cpu". "cpu:portable", "cpu:avx2" and "cpu:avx512" force one instruction set.
+  /// "auto": a GPU if there is one, else the CPU. "cuda" or "cuda:1": that GPU. "cpu"; "cpu:portable", "cpu:avx2" and
+  /// "cpu:avx512" force one instruction set.
   std::string device = "auto";
-  /// Type of weights and KV cache: "auto" (as stored), "float32", "bfloat16" ("bf16"), "float16" ("half").
-  /// Arithmetic on the CPU is float32 always; "float32" keeps 16-bit weights as stored, which is exact, and makes the
-  /// KV cache float32.
+  /// Type of weights and KV cache, and on a GPU of what passes between its operations: "auto" (as stored), "float32",
+  /// "bfloat16" ("bf16"), "float16" ("half"). Arithmetic on the CPU is float32 always; "float32" keeps 16-bit weights
+  /// as stored, which is exact, and makes the KV cache float32.
   std::string dtype = "auto";
-  /// Longest prompt plus output in tokens; unset: what the model's config allows, at most what the KV cache holds.
-  /// Range: >= 2.
+  /// Longest prompt plus output in tokens; unset: what the model's config allows. If the KV cache does not hold that,
+  /// the CPU takes what it holds, and says so in the log; on a GPU it is an error. Range: >= 2.
   std::optional<int32_t> max_model_len;
+  /// With max_model_len unset: take what the KV cache holds, on a GPU as well.
+  bool fit_max_model_len = false;
   /// Tokens per KV block. One of 8, 16, 32, 64, 128.
   int32_t block_size = 16;
   /// Most sequences in one step. Range: >= 1.
   int32_t max_num_seqs = 256;
-  /// Most tokens computed in one step; longer prompts are computed in chunks. Unset: 512 on the CPU. Range: >= 1.
+  /// Most tokens computed in one step; longer prompts are computed in chunks. Unset: 512 on the CPU, 8192 on a GPU.
+  /// Range: >= 1.
   std::optional<int32_t> max_num_batched_tokens;
-  /// Bytes of the KV cache. Unset: see cpp/README.md, "Memory plan".
+  /// Share of a GPU's memory that may be in use once the engine has all of its own, other programs included: what
+  /// weights and workspace leave of it becomes the KV cache. Without effect on the CPU. Range: (0, 1].
+  double gpu_memory_utilization = 0.9;
+  /// Bytes of the KV cache, over gpu_memory_utilization. Unset: see cpp/README.md, "Memory plan".
   std::optional<int64_t> kv_cache_memory_bytes;
   /// Number of KV blocks, over any other setting; for tests of preemption.
   std::optional<int32_t> num_blocks_override;
   /// Reuse KV blocks of equal prompt beginnings between requests.
   bool enable_prefix_caching = true;
-  /// Threads that compute. 0: one per physical core of this process's affinity mask.
+  /// Enqueue every operation of every step on a GPU, rather than record a step once and repeat the record.
+  bool enforce_eager = false;
+  /// On a GPU: what a request gets depends to the last bit on the request alone, not on what else runs, on the cache or
+  /// on preemption, at some cost of speed. The CPU, and a GPU with float32, are always so.
+  bool deterministic = false;
+  /// Threads of the CPU that compute. 0: one per physical core of this process's affinity mask.
   int32_t num_threads = 0;
   /// Seed of the requests that bring none.
   int64_t seed = 0;

@@ -42,15 +42,16 @@ struct MemoryPlan {
   int32_t num_blocks = 0;
   int32_t block_size = 0;
   int32_t max_model_len = 0;
-  /// Physical memory that was free when the plan was made.
+  /// Memory of the device, a GPU's own or the host's: what was free when the plan was made, and all there is.
   int64_t available_bytes = 0;
+  int64_t total_bytes = 0;
 };
 
 /// A folder looked at without reading weights: what `quire info` prints.
 struct ModelDescription {
   ModelInfo model;
   MemoryPlan memory;
-  /// The backend that would run it, e.g. "cpu (avx512)".
+  /// The backend that would run it, e.g. "cpu (avx512)" or "cuda:0 (NVIDIA H200, sm_90)".
   std::string backend;
   int32_t num_threads = 0;
 };

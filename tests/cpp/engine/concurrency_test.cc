@@ -21,7 +21,7 @@ class EngineConcurrency : public testing::Test {
   static void SetUpTestSuite() { folder_ = std::make_unique<TinyModelFolder>(); }
   static void TearDownTestSuite() { folder_.reset(); }
 
-  static std::unique_ptr<Engine> create() { return Engine::create({.model = folder_->path(), .num_threads = 1}); }
+  static std::unique_ptr<Engine> create() { return create_engine({.model = folder_->path(), .num_threads = 1}); }
 
   static Request request(uint32_t seed, int32_t max_tokens) {
     Request request{.prompt_token_ids = random_prompt(seed, 5 + static_cast<int32_t>(seed % 20))};
@@ -125,7 +125,7 @@ TEST_F(EngineConcurrency, closing_ends_what_runs_and_refuses_what_comes) {
   // More tokens than can be made while the others are submitted.
   constexpr int32_t kMany = 20'000;
   const TinyModelFolder folder({.max_positions = kMany + 100});
-  const auto engine = Engine::create({.model = folder.path(), .num_threads = 1});
+  const auto engine = create_engine({.model = folder.path(), .num_threads = 1});
   const auto queue = OutputQueue::create();
   for (uint32_t i = 0; i < 10; ++i) engine->submit(request(i, kMany), queue->callback());
   engine->close();
@@ -198,7 +198,7 @@ TEST_F(EngineConcurrency, close_from_a_callback_is_refused_and_destruction_from_
 TEST_F(EngineConcurrency, two_engines_work_at_once) {
   const auto one = create();
   const TinyModelFolder other_folder({.layers = 3, .seed = 9});
-  const auto two = Engine::create({.model = other_folder.path(), .num_threads = 2});
+  const auto two = create_engine({.model = other_folder.path(), .num_threads = 2});
   const auto expected_one = bits(generate(*one, request(1, 30)));
   const auto expected_two = bits(generate(*two, request(1, 30)));
   EXPECT_NE(expected_one, expected_two);
@@ -232,7 +232,7 @@ int num_threads() {
 TEST_F(EngineConcurrency, creating_and_closing_twenty_engines_leaves_nothing_behind) {
   const TinyModelFolder folder({.width = 256, .layers = 4, .heads = 4, .ffn = 768});
   const auto use = [&] {
-    const auto engine = Engine::create({.model = folder.path(), .num_threads = 2});
+    const auto engine = create_engine({.model = folder.path(), .num_threads = 2});
     generate(*engine, request(1, 4));
   };
   for (int i = 0; i < 3; ++i) use();
@@ -249,7 +249,7 @@ TEST_F(EngineConcurrency, creating_and_closing_twenty_engines_leaves_nothing_beh
 }
 
 TEST_F(EngineConcurrency, an_idle_engine_costs_no_processor) {
-  const auto engine = Engine::create({.model = folder_->path(), .num_threads = 2});
+  const auto engine = create_engine({.model = folder_->path(), .num_threads = 2});
   generate(*engine, request(1, 4));
   std::this_thread::sleep_for(std::chrono::milliseconds(50));
   const std::clock_t before = std::clock();
@@ -258,7 +258,7 @@ TEST_F(EngineConcurrency, an_idle_engine_costs_no_processor) {
 }
 
 TEST_F(EngineConcurrency, a_full_queue_refuses_until_a_request_ends) {
-  const auto engine = Engine::create({.model = folder_->path(), .num_threads = 1, .max_queued_requests = 2});
+  const auto engine = create_engine({.model = folder_->path(), .num_threads = 1, .max_queued_requests = 2});
   const auto queue = OutputQueue::create();
   Gate gate(*engine);  // its own request has ended when its callback is called
   EXPECT_NO_THROW(engine->submit(request(1, 1), queue->callback()));

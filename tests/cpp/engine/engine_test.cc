@@ -17,7 +17,7 @@ class EngineTest : public testing::Test {
  protected:
   static void SetUpTestSuite() {
     folder_ = std::make_unique<TinyModelFolder>();
-    engine_ = Engine::create({.model = folder_->path(), .num_threads = 1, .max_logprobs = 5});
+    engine_ = create_engine({.model = folder_->path(), .num_threads = 1, .max_logprobs = 5});
   }
   static void TearDownTestSuite() {
     engine_.reset();
@@ -229,7 +229,7 @@ TEST_F(EngineTest, draws_by_seed_and_sequence_index) {
 
 TEST_F(EngineTest, repeats_unseeded_draws_with_the_same_engine_seed_and_order) {
   const auto run = [&](int64_t seed) {
-    const auto engine = Engine::create({.model = folder_->path(), .num_threads = 1, .seed = seed});
+    const auto engine = create_engine({.model = folder_->path(), .num_threads = 1, .seed = seed});
     Request request = greedy(16);
     request.sampling.temperature = 1.0f;
     std::vector<std::vector<int32_t>> tokens;
@@ -293,7 +293,7 @@ TEST_F(EngineTest, stamps_the_times_of_a_request_in_order) {
 }
 
 TEST_F(EngineTest, counts_what_it_does) {
-  const auto engine = Engine::create({.model = folder_->path(), .num_threads = 1});
+  const auto engine = create_engine({.model = folder_->path(), .num_threads = 1});
   Request request = greedy(5);
   request.prompt_token_ids = random_prompt(1, 40);
   generate(*engine, request);
@@ -311,7 +311,7 @@ TEST_F(EngineTest, counts_what_it_does) {
 
 TEST_F(EngineTest, works_without_a_vocabulary) {
   const auto engine =
-      Engine::create({.model = folder_->path(), .tokenizer = "/nowhere", .with_vocabulary = false, .num_threads = 1});
+      create_engine({.model = folder_->path(), .tokenizer = "/nowhere", .with_vocabulary = false, .num_threads = 1});
   EXPECT_EQ(engine->vocabulary(), nullptr);
   Request request = greedy(4);
   request.sampling.logprobs = 1;
@@ -322,7 +322,7 @@ TEST_F(EngineTest, works_without_a_vocabulary) {
 }
 
 TEST_F(EngineTest, raw_logprobs_ignore_what_changes_the_logits) {
-  const auto engine = Engine::create({.model = folder_->path(), .num_threads = 1, .logprobs_mode = LogprobsMode::kRaw});
+  const auto engine = create_engine({.model = folder_->path(), .num_threads = 1, .logprobs_mode = LogprobsMode::kRaw});
   Request request = greedy(1);
   request.sampling.logprobs = 0;
   const float plain = generate(*engine, request).sequences[0].logprobs[0][0].logprob;
@@ -343,7 +343,7 @@ TEST_F(EngineTest, refuses_a_bad_request_and_goes_on) {
 TEST_F(EngineTest, refuses_folders_and_settings_that_do_not_go_together) {
   const auto kind_of = [](const EngineConfig& config) {
     try {
-      Engine::create(config);
+      create_engine(config);
     } catch (const Error& error) {
       return error.kind();
     }

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "core/log.h"
+#include "engine/forwarding_backend.h"
 #include "engine/generate.h"
 #include "engine/loop.h"
 #include "engine/open_model.h"
@@ -51,7 +52,7 @@ class Poisoned : public testing::Test {
 };
 
 TEST_F(Poisoned, only_requests_that_read_the_token_fail_and_their_neighbours_keep_every_bit) {
-  const auto engine = Engine::create(config_);
+  const auto engine = create_engine(config_);
   std::vector<std::vector<std::vector<std::pair<int32_t, float>>>> expected;
   for (const Output& output : generate(*engine, neighbours())) expected.push_back(bits(output));
 
@@ -77,7 +78,7 @@ TEST_F(Poisoned, only_requests_that_read_the_token_fail_and_their_neighbours_kee
 }
 
 TEST_F(Poisoned, its_blocks_never_enter_the_prefix_cache) {
-  const auto engine = Engine::create(config_);
+  const auto engine = create_engine(config_);
   // The poison stands in the third block of a prompt that takes several steps.
   const std::vector<int32_t> prompt = with_token(random_prompt(5, 60), 17, kPoison);
   for (int i = 0; i < 3; ++i) {
@@ -88,7 +89,7 @@ TEST_F(Poisoned, its_blocks_never_enter_the_prefix_cache) {
 }
 
 TEST_F(Poisoned, a_token_drawn_in_the_middle_ends_the_whole_request_and_keeps_what_was_said) {
-  const auto engine = Engine::create(config_);
+  const auto engine = create_engine(config_);
   Request request = greedy(with_token(random_prompt(3, 12), 0, 1), 20);
   request.sampling.temperature = 1.0f;
   request.sampling.seed = 8;
@@ -106,7 +107,7 @@ TEST_F(Poisoned, a_token_drawn_in_the_middle_ends_the_whole_request_and_keeps_wh
 }
 
 TEST_F(Poisoned, prompt_logprobs_of_it_fail_as_well) {
-  const auto engine = Engine::create(config_);
+  const auto engine = create_engine(config_);
   Request request = greedy(with_token(random_prompt(5, 60), 40, kPoison), 4);
   request.sampling.prompt_logprobs = 1;
   const Output output = generate(*engine, request);
@@ -116,7 +117,7 @@ TEST_F(Poisoned, prompt_logprobs_of_it_fail_as_well) {
 
 TEST(Callbacks, one_that_raises_cancels_its_request_and_no_other) {
   const TinyModelFolder folder;
-  const auto engine = Engine::create({.model = folder.path(), .num_threads = 1});
+  const auto engine = create_engine({.model = folder.path(), .num_threads = 1});
   const auto expected = bits(generate(*engine, greedy({1, 2, 3}, 30)));
   const auto queue = OutputQueue::create();
   std::atomic<int> calls{0};
@@ -155,35 +156,12 @@ void failing_embed(const EmbedArgs& args, Stream& stream) {
 }
 
 /// A backend whose embed op raises when told to; all else is the real one's.
-class FailingBackend final : public Backend {
+class FailingBackend final : public ForwardingBackend {
  public:
-  explicit FailingBackend(std::unique_ptr<Backend> real) : real_(std::move(real)), ops_(real_->ops()) {
+  explicit FailingBackend(std::unique_ptr<Backend> real) : ForwardingBackend(std::move(real)) {
     real_embed = ops_.embed;
     ops_.embed = failing_embed;
   }
-  std::string name() const override { return real_->name(); }
-  const Ops& ops() const override { return ops_; }
-  std::unique_ptr<Stream> create_stream() override { return real_->create_stream(); }
-  Buffer allocate(size_t bytes, MemoryKind kind) override { return real_->allocate(bytes, kind); }
-  void copy_to_device(void* destination, const void* source, size_t bytes, Stream& stream) override {
-    real_->copy_to_device(destination, source, bytes, stream);
-  }
-  void copy_to_host(void* destination, const void* source, size_t bytes, Stream& stream) override {
-    real_->copy_to_host(destination, source, bytes, stream);
-  }
-  PackedLinear pack_linear(const LinearSource& source, Stream& stream) override {
-    return real_->pack_linear(source, stream);
-  }
-  int64_t kv_block_bytes(DType dtype, int32_t block_size, int32_t num_kv_heads, int32_t head_dim,
-                         int32_t v_head_dim) const override {
-    return real_->kv_block_bytes(dtype, block_size, num_kv_heads, head_dim, v_head_dim);
-  }
-  int64_t available_memory() const override { return real_->available_memory(); }
-  int num_threads() const override { return real_->num_threads(); }
-
- private:
-  std::unique_ptr<Backend> real_;
-  Ops ops_;
 };
 
 class FailingSteps : public testing::Test {
@@ -191,6 +169,9 @@ class FailingSteps : public testing::Test {
   FailingSteps() {
     OpenModel model = open_model({.model = folder_.path(), .num_threads = 1});
     const MemoryPlan& memory = model.description.memory;
+    if (std::getenv("QUIRE_TEST_AHEAD") != nullptr) {
+      model.backend = std::make_unique<LateBackend>(std::move(model.backend));
+    }
     auto backend = std::make_unique<FailingBackend>(std::move(model.backend));
     auto stream = backend->create_stream();
     ModelWeights weights = load_weights(model.folder, *model.checkpoint, std::nullopt, *backend, *stream);

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <cstdlib>
 #include <future>
 #include <map>
 #include <memory>
@@ -9,9 +10,21 @@
 #include <utility>
 #include <vector>
 
+#include "engine/late_backend.h"
+#include "engine/open_model.h"
+#include "engine/start.h"
 #include "quire/quire.h"
 
 namespace quire {
+
+/// Engine::create(), or with QUIRE_TEST_AHEAD in the environment an engine of the same kind whose device runs behind its
+/// host (LateBackend).
+inline std::unique_ptr<Engine> create_engine(const EngineConfig& config) {
+  if (std::getenv("QUIRE_TEST_AHEAD") == nullptr) return Engine::create(config);
+  OpenModel model = open_model(config);
+  model.backend = std::make_unique<LateBackend>(std::move(model.backend));
+  return start_engine(std::move(model));
+}
 
 /// Holds the engine thread in a callback until open(), so that requests submitted meanwhile come to it all at once and
 /// the steps that follow do not depend on time.

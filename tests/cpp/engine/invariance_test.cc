@@ -45,7 +45,7 @@ class Invariance : public testing::Test {
     // Each request alone, in an engine of its own, with nothing to reuse.
     alone_ = std::make_unique<std::vector<Bits>>();
     for (const Request& request : mixed_requests()) {
-      const auto engine = Engine::create({.model = folder_->path(), .enable_prefix_caching = false, .num_threads = 1});
+      const auto engine = create_engine({.model = folder_->path(), .enable_prefix_caching = false, .num_threads = 1});
       alone_->push_back(bits(generate(*engine, request)));
     }
   }
@@ -58,7 +58,7 @@ class Invariance : public testing::Test {
 
   static void expect_as_alone(const std::vector<Output>& outputs) {
     for (size_t i = 0; i < outputs.size(); ++i) {
-      EXPECT_EQ(bits(outputs[i]), (*alone_)[i % alone_->size()]) << "request " << i;
+      EXPECT_EQ(bits(outputs[i]), (*alone_)[i % alone_->size()]) << "request " << i << ": " << outputs[i].error;
     }
   }
 
@@ -67,14 +67,14 @@ class Invariance : public testing::Test {
 };
 
 TEST_F(Invariance, batched_together_equals_alone) {
-  const auto engine = Engine::create(config());
+  const auto engine = create_engine(config());
   expect_as_alone(generate(*engine, mixed_requests()));
 }
 
 TEST_F(Invariance, chunked_by_seven_tokens_equals_alone) {
   EngineConfig chunked = config();
   chunked.max_num_batched_tokens = 7;
-  const auto engine = Engine::create(chunked);
+  const auto engine = create_engine(chunked);
   expect_as_alone(generate(*engine, mixed_requests()));
 }
 
@@ -82,7 +82,7 @@ TEST_F(Invariance, preempted_with_twelve_blocks_equals_alone) {
   EngineConfig small = config();
   small.num_blocks_override = 12;
   small.block_size = 8;
-  const auto engine = Engine::create(small);
+  const auto engine = create_engine(small);
   Gate gate(*engine);
   expect_as_alone(generate(*engine, mixed_requests(), &gate));
   EXPECT_GT(engine->stats().num_preemptions, 0);
@@ -90,7 +90,7 @@ TEST_F(Invariance, preempted_with_twelve_blocks_equals_alone) {
 }
 
 TEST_F(Invariance, warm_prefix_cache_equals_alone) {
-  const auto engine = Engine::create(config());
+  const auto engine = create_engine(config());
   generate(*engine, mixed_requests());
   const int64_t cached_before = engine->stats().num_cached_tokens;
   const std::vector<Output> outputs = generate(*engine, mixed_requests());
@@ -104,28 +104,28 @@ TEST_F(Invariance, every_block_size_equals_alone) {
   for (const int32_t block_size : {8, 32, 128}) {
     EngineConfig other = config();
     other.block_size = block_size;
-    expect_as_alone(generate(*Engine::create(other), mixed_requests()));
+    expect_as_alone(generate(*create_engine(other), mixed_requests()));
   }
 }
 
 TEST_F(Invariance, holds_for_the_portable_kernels_as_well) {
   EngineConfig portable = config();
   portable.device = "cpu:portable";
-  const std::vector<Output> together = generate(*Engine::create(portable), mixed_requests());
+  const std::vector<Output> together = generate(*create_engine(portable), mixed_requests());
   portable.max_num_batched_tokens = 7;
   portable.num_blocks_override = 12;
   portable.block_size = 8;
-  const std::vector<Output> crowded = generate(*Engine::create(portable), mixed_requests());
+  const std::vector<Output> crowded = generate(*create_engine(portable), mixed_requests());
   portable.enable_prefix_caching = false;
   for (size_t i = 0; i < together.size(); ++i) {
-    const Bits alone = bits(generate(*Engine::create(portable), mixed_requests()[i]));
+    const Bits alone = bits(generate(*create_engine(portable), mixed_requests()[i]));
     EXPECT_EQ(bits(together[i]), alone) << "request " << i;
     EXPECT_EQ(bits(crowded[i]), alone) << "request " << i;
   }
 }
 
 TEST_F(Invariance, deltas_joined_equal_the_final_output) {
-  const auto engine = Engine::create(config());
+  const auto engine = create_engine(config());
   std::vector<Request> requests = mixed_requests();
   const std::vector<Output> whole = generate(*engine, requests);
   for (Request& request : requests) request.output_kind = OutputKind::kDelta;
@@ -151,7 +151,7 @@ TEST_F(Invariance, prompt_logprobs_are_the_same_in_one_piece_chunked_and_preempt
     }
     return flat;
   };
-  const auto engine = Engine::create(config());
+  const auto engine = create_engine(config());
   const Output expected = generate(*engine, request);
   ASSERT_EQ(expected.prompt_logprobs.size(), 60u);
   EXPECT_TRUE(expected.prompt_logprobs[0].empty());
@@ -159,14 +159,14 @@ TEST_F(Invariance, prompt_logprobs_are_the_same_in_one_piece_chunked_and_preempt
 
   EngineConfig chunked = config();
   chunked.max_num_batched_tokens = 7;
-  EXPECT_EQ(values(generate(*Engine::create(chunked), request)), values(expected));
+  EXPECT_EQ(values(generate(*create_engine(chunked), request)), values(expected));
 
   // The first request grows while the prompts behind it are computed in small pieces, and takes their blocks.
   EngineConfig small = config();
   small.num_blocks_override = 10;
   small.block_size = 8;
   small.max_num_batched_tokens = 4;
-  const auto crowded = Engine::create(small);
+  const auto crowded = create_engine(small);
   std::vector<Request> requests(3, request);
   requests[0].prompt_token_ids = random_prompt(4, 4);
   requests[0].sampling.max_tokens = 60;

@@ -117,5 +117,80 @@ TEST(MemoryPlan, refuses_what_the_machine_cannot_hold) {
   EXPECT_NE(failure(needs, {}, ErrorKind::kOutOfMemory).find("no memory for the KV cache"), std::string::npos);
 }
 
+/// The same on a GPU of 24 GiB of which half a gibibyte is taken.
+MemoryNeeds on_a_gpu() {
+  MemoryNeeds needs = seven_billion();
+  needs.total_bytes = 24 * kGiB;
+  needs.available_bytes = needs.total_bytes - kGiB / 2;
+  needs.own_memory = true;
+  return needs;
+}
+
+TEST(MemoryPlanOfGpu, the_cache_takes_all_that_the_share_leaves) {
+  const MemoryPlan plan = plan_memory(on_a_gpu(), {});
+  const int64_t left = 24 * kGiB * 9 / 10 - kGiB / 2 - 14 * kGiB - 100 * kMiB;
+  EXPECT_EQ(plan.num_blocks, left / (8 * kMiB));
+  EXPECT_EQ(plan.kv_cache_bytes, plan.num_blocks * 8 * kMiB);
+  EXPECT_EQ(plan.max_model_len, 8192);
+  EXPECT_EQ(plan.total_bytes, 24 * kGiB);
+  EXPECT_EQ(plan_memory(on_a_gpu(), {.gpu_memory_utilization = 1.0}).num_blocks,
+            (9 * kGiB + kGiB / 2 - 100 * kMiB) / (8 * kMiB));
+}
+
+TEST(MemoryPlanOfGpu, a_toy_does_not_get_millions_of_blocks) {
+  MemoryNeeds needs = on_a_gpu();
+  needs.kv_block_bytes = 256;
+  EXPECT_EQ(plan_memory(needs, {}).num_blocks, 1 << 20);
+}
+
+TEST(MemoryPlanOfGpu, refuses_a_length_that_does_not_fit_with_the_share_that_would) {
+  // vLLM's quick start: 8192 tokens of 512 KiB need 4 GiB where there are 3.71.
+  MemoryNeeds needs = on_a_gpu();
+  needs.weight_bytes = 24 * kGiB * 9 / 10 - kGiB / 2 - 100 * kMiB - 475 * 8 * kMiB - kMiB;
+  Log log;
+  EXPECT_EQ(
+      failure(needs, {}, ErrorKind::kInvalidArgument),
+      "[memory] max_model_len=8192 tokens (the model's own) needs 4.00 GiB of KV cache but only 3.71 GiB fit: set "
+      "max_model_len <= 7600 (\"auto\": as long as fits), or gpu_memory_utilization >= 0.92");
+  EXPECT_EQ(failure(needs, {.max_model_len = 8000}, ErrorKind::kInvalidArgument),
+            "[memory] max_model_len=8000 tokens needs 3.91 GiB of KV cache but only 3.71 GiB fit: set max_model_len <= "
+            "7600, or gpu_memory_utilization >= 0.91");
+  EXPECT_EQ(plan_memory(needs, {.gpu_memory_utilization = 0.92}).max_model_len, 8192);
+  EXPECT_EQ(log.lines, "");
+  EXPECT_EQ(plan_memory(needs, {.fit_max_model_len = true}).max_model_len, 7600);
+  EXPECT_EQ(log.lines,
+            "[memory] max_model_len reduced from 8192 to 7600 tokens, which is what the KV cache of 3.71 GiB "
+            "holds\n");
+  needs.max_positions = 1 << 20;
+  EXPECT_EQ(failure(needs, {}, ErrorKind::kInvalidArgument).find("gpu_memory_utilization"), std::string::npos)
+      << "advised what cannot help";
+}
+
+TEST(MemoryPlanOfGpu, a_size_that_is_given_may_go_beyond_the_share) {
+  EXPECT_EQ(plan_memory(on_a_gpu(), {.kv_cache_memory_bytes = 9 * kGiB}).kv_cache_bytes, 9 * kGiB);
+  EXPECT_NE(failure(on_a_gpu(), {.kv_cache_memory_bytes = 10 * kGiB}, ErrorKind::kOutOfMemory).find("9.40 GiB"),
+            std::string::npos);
+  EXPECT_EQ(plan_memory(on_a_gpu(), {.max_model_len = 96, .num_blocks_override = 12}).num_blocks, 12);
+  EXPECT_NE(failure(on_a_gpu(), {.max_model_len = 97, .num_blocks_override = 6}, ErrorKind::kInvalidArgument)
+                .find("num_blocks_override >= 7"),
+            std::string::npos);
+}
+
+TEST(MemoryPlanOfGpu, refuses_what_the_share_cannot_hold_and_says_what_it_is_a_share_of) {
+  EXPECT_EQ(failure(on_a_gpu(), {.gpu_memory_utilization = 0.5}, ErrorKind::kOutOfMemory),
+            "[memory] the model does not fit: weights=14.00 GiB, workspace=100.0 MiB, available=11.50 GiB (24.00 GiB x "
+            "gpu_memory_utilization=0.5, less 512.0 MiB in use): free memory of the GPU, raise gpu_memory_utilization, "
+            "or use a smaller model");
+  MemoryNeeds busy = on_a_gpu();
+  busy.available_bytes = kGiB;
+  EXPECT_NE(failure(busy, {}, ErrorKind::kOutOfMemory).find("available=0 bytes"), std::string::npos);
+}
+
+TEST(MemoryPlan, is_described_in_one_line) {
+  EXPECT_EQ(describe_plan(plan_memory(on_a_gpu(), {}), "cuda:0 (A GPU, sm_90)"),
+            "[memory] cuda:0 (A GPU, sm_90): weights 14.00 GiB, workspace 100.0 MiB, KV cache 7.00 GiB = 14336 tokens, "
+            "max_model_len 8192; 23.50 GiB of 24.00 GiB were free");
+}
+
 }  // namespace
 }  // namespace quire

@@ -1,11 +1,13 @@
 #pragma once
 
+#include <array>
 #include <cstdlib>
 #include <cstring>
 #include <memory>
 #include <string>
 
 #include "backend/backend.h"
+#include "quire/error.h"
 
 namespace quire {
 
@@ -15,29 +17,74 @@ class HostBackend final : public Backend {
   std::string name() const override { return "host"; }
   const Ops& ops() const override { return ops_; }
   std::unique_ptr<Stream> create_stream() override { return std::make_unique<HostStream>(); }
+  std::unique_ptr<Event> create_event() override { return std::make_unique<HostEvent>(); }
   Buffer allocate(size_t bytes, MemoryKind) override {
     ++num_allocations;
+    num_bytes += static_cast<int64_t>(bytes);
     return Buffer(std::malloc(bytes), bytes, [](void* data, size_t) { std::free(data); });
   }
+  Buffer allocate_host(size_t bytes) override { return allocate(bytes, MemoryKind::kWorkspace); }
   void copy_to_device(void* destination, const void* source, size_t bytes, Stream&) override {
     std::memcpy(destination, source, bytes);
   }
   void copy_to_host(void* destination, const void* source, size_t bytes, Stream&) override {
     std::memcpy(destination, source, bytes);
   }
-  PackedLinear pack_linear(const LinearSource&, Stream&) override { return {}; }
-  int64_t kv_block_bytes(DType dtype, int32_t block_size, int32_t num_kv_heads, int32_t head_dim,
-                         int32_t v_head_dim) const override {
-    return int64_t{block_size} * num_kv_heads * (head_dim + v_head_dim) * dtype_bytes(dtype);
+  void enqueue_to_device(void* destination, const void* source, size_t bytes, Stream&) override {
+    std::memcpy(destination, source, bytes);
+    ++num_copies;
+    last_source = source;
   }
+  void enqueue_to_host(void* destination, const void* source, size_t bytes, Stream&) override {
+    std::memcpy(destination, source, bytes);
+  }
+  bool runs_behind() const override { return false; }
+  bool records_graphs() const override { return records; }
+  void begin_recording(Stream&) override {}
+  std::unique_ptr<Graph> end_recording(Stream&) override {
+    if (recording_fails) throw Error(ErrorKind::kDevice, "[test] this cannot be recorded");
+    return std::make_unique<HostGraph>(num_launches);
+  }
+  DType activation_dtype(DType) const override { return DType::kFloat32; }
+  PackedLinear pack_linear(const LinearSource&, Stream&) override { return {}; }
+  int64_t kv_block_bytes(const KvLayer& shape) const override {
+    return int64_t{shape.block_size} * shape.num_kv_heads * (shape.head_dim + shape.v_head_dim) *
+           dtype_bytes(shape.dtype);
+  }
+  size_t batch_plan_bytes(int32_t, int32_t max_sequences) const override { return plan_bytes * max_sequences; }
+  /// A plan that says how many keys each sequence has.
+  std::array<int32_t, 8> plan_batch(const RaggedBatch& batch, std::byte* memory) const override {
+    if (plan_bytes > 0) std::memcpy(memory, batch.context_lens, plan_bytes * batch.num_sequences);
+    return {batch.num_sequences};
+  }
+  size_t moe_scratch_bytes(const MoeShape& shape) const override { return moe_bytes * shape.num_tokens * shape.top_k; }
+  size_t sample_scratch_bytes(int64_t num_rows, int64_t) const override { return 8 * static_cast<size_t>(num_rows); }
   int64_t available_memory() const override { return int64_t{1} << 30; }
+  int64_t total_memory() const override { return int64_t{1} << 31; }
   int num_threads() const override { return 1; }
 
+  size_t plan_bytes = 0;  ///< per sequence
+  size_t moe_bytes = 0;   ///< per token and expert it goes to
+  bool records = false;
+  bool recording_fails = false;
+  int num_launches = 0;  ///< of graphs
+  int num_copies = 0;    ///< enqueued, to the device
+  const void* last_source = nullptr;
   int num_allocations = 0;
+  int64_t num_bytes = 0;  ///< allocated so far
 
  private:
   struct HostStream final : Stream {
     void synchronize() override {}
+  };
+  struct HostEvent final : Event {
+    void record(Stream&) override {}
+    void wait() override {}
+  };
+  struct HostGraph final : Graph {
+    explicit HostGraph(int& launches) : num_launches(launches) {}
+    void launch(Stream&) override { ++num_launches; }
+    int& num_launches;
   };
   Ops ops_;
 };

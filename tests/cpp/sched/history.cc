@@ -43,7 +43,8 @@ History::History(uint64_t seed)
     : random_(seed),
       config_(any_config(random_)),
       scheduler_(config_),
-      memory_(config_.num_blocks, config_.block_size) {
+      memory_(config_.num_blocks, config_.block_size),
+      ahead_(random_() % 2 == 0) {
   for (int stem = 0; stem < 3; ++stem) {
     auto& tokens = stems_.emplace_back();
     for (int32_t i = 0; i < config_.max_model_len; ++i) tokens.push_back(between(0, 2));
@@ -54,7 +55,7 @@ std::string History::describe() const {
   return detail::join_message(
       "block_size=", config_.block_size, ", num_blocks=", config_.num_blocks, ", max_num_seqs=", config_.max_num_seqs,
       ", max_num_batched_tokens=", config_.max_num_batched_tokens, ", max_model_len=", config_.max_model_len,
-      ", enable_prefix_caching=", config_.enable_prefix_caching);
+      ", enable_prefix_caching=", config_.enable_prefix_caching, ahead_ ? ", planned ahead" : "");
 }
 
 int32_t History::between(int32_t first, int32_t last) {
@@ -76,9 +77,14 @@ void History::any_operation() {
     if (chance(100)) {
       remove_planned();
       plan();
+    } else if (ahead_) {
+      launch();
+      sample_ahead();
     } else {
       commit();
     }
+  } else if (flights_.size() == 2 || (!flights_.empty() && chance(4))) {
+    settle();
   } else if (choice > 30 || !serve_one()) {
     // Mostly all have been served before the next step, as in an engine; sometimes some have not.
     if (chance(8) || !serve_one()) plan();
@@ -119,14 +125,19 @@ void History::plan() {
   const StepPlan& plan = scheduler_.plan();
   step_open_ = true;
   planned_.clear();
+  sampling_.clear();
   spoiled_.clear();
   note_preemptions();
-  for (const PlannedSequence& planned : plan.sequences) {
+  StepPlan resolved = plan;  // as the device sees it
+  for (PlannedSequence& planned : resolved.sequences) {
     planned_.push_back(planned.id);
+    if (planned.samples) sampling_.push_back(planned.id);
     if (chance(64)) spoiled_.insert(planned.id);
     expect(planned);
+    planned.tokens = records_.at(planned.id).tokens;
   }
-  memory_.execute(plan, [&](SequenceId id) { return spoiled_.contains(id); });
+  memory_.execute(resolved, [&](SequenceId id) { return spoiled_.contains(id); });
+  if (!flights_.empty()) counts_.planned_ahead += static_cast<int64_t>(planned_.size());
   counts_.copies += static_cast<int64_t>(plan.copies.size());
   check("plan");
   if (const auto found = find_violation(snapshot_, plan)) require(false, *found);
@@ -145,7 +156,10 @@ void History::plan() {
 void History::note_preemptions() {
   for (auto& [id, record] : records_) {
     const bool running = scheduler_.sequence(id).status == SequenceStatus::kRunning;
-    if (record.running && !running) ++counts_.preemptions;
+    if (record.running && !running) {
+      ++counts_.preemptions;
+      counts_.preempted_unknown += record.num_unknown > 0 ? 1 : 0;
+    }
     // One that starts (again) now is told apart in expect() by being marked as not running.
     if (!running) record.running = false;
   }
@@ -182,26 +196,77 @@ void History::expect(const PlannedSequence& planned) {
 }
 
 void History::commit() {
+  launch();
+  settle();
+}
+
+void History::launch() {
+  scheduler_.launched();
+  step_open_ = false;
+  flights_.push_back({.planned = planned_, .spoiled = spoiled_, .spoiled_forks = {}, .unknown = {}});
+  check("launched");
+}
+
+/// Make forks and give every sequence of the step that has just been launched a token that is not known yet, as an
+/// engine would.
+void History::sample_ahead() {
+  Flight& flight = flights_.back();
+  for (const SequenceId parent : sampling_) {
+    if (!scheduler_.contains(parent)) continue;
+    std::vector<SequenceId> group = {parent};
+    while (records_.at(parent).forks_left > 0) {
+      group.push_back(next_id_);
+      fork(parent);
+      ++counts_.forked_in_flight;
+    }
+    for (const SequenceId id : group) {
+      Record& record = records_.at(id);
+      if (static_cast<int32_t>(record.tokens.size()) == record.final_length) continue;
+      record.tokens.push_back(between(0, 2));
+      ++record.num_unknown;
+      scheduler_.append(id, -1 - static_cast<int32_t>(flight.unknown.size()));
+      flight.unknown.push_back(id);
+      check("append of an unknown token");
+    }
+  }
+}
+
+void History::settle() {
+  const Flight flight = std::move(flights_.front());
+  flights_.pop_front();
   std::map<SequenceId, std::vector<int32_t>> blocks_before;
-  for (const SequenceId id : planned_) {
+  std::set<SequenceId> taking_part(flight.planned.begin(), flight.planned.end());
+  taking_part.insert(flight.spoiled_forks.begin(), flight.spoiled_forks.end());
+  for (const SequenceId id : taking_part) {
     if (!scheduler_.contains(id)) continue;
     const Sequence& sequence = scheduler_.sequence(id);
     blocks_before[id].assign(sequence.blocks.blocks().begin(), sequence.blocks.blocks().end());
     Record& record = records_.at(id);
-    if (!spoiled_.contains(id) || record.poisoned) continue;
+    const bool fork_is_spoiled = flight.spoiled_forks.contains(id) && sequence.prompt_owner != id;
+    if (record.poisoned || !(flight.spoiled.contains(id) || fork_is_spoiled)) continue;
     record.poisoned = true;
     record.num_registered = sequence.num_registered;  // and no more, unless it starts again
     ++counts_.poisoned;
   }
   // Includes ids that have been removed since.
-  const std::vector<SequenceId> poisoned(spoiled_.begin(), spoiled_.end());
-  scheduler_.commit(poisoned);
-  step_open_ = false;
+  const std::vector<SequenceId> poisoned(flight.spoiled.begin(), flight.spoiled.end());
+  scheduler_.settle(poisoned);
   for (const auto& [id, before] : blocks_before) {
     const auto after = scheduler_.sequence(id).blocks.blocks();
     for (size_t i = 0; i < before.size(); ++i) counts_.joined_blocks += before[i] != after[i] ? 1 : 0;
   }
-  check("commit");
+  check("settle");
+  for (const SequenceId id : flight.unknown) {
+    if (!scheduler_.contains(id)) continue;
+    Record& record = records_.at(id);
+    if (chance(20)) {
+      remove(id);  // the token ends it, and its next one may be on its way
+    } else {
+      scheduler_.resolve(id, record.tokens[record.tokens.size() - static_cast<size_t>(record.num_unknown)]);
+      --record.num_unknown;
+      check("resolve");
+    }
+  }
   for (const SequenceId id : poisoned) {
     if (scheduler_.contains(id) && chance(2)) remove(id);
   }
@@ -212,7 +277,10 @@ bool History::serve_one() {
   std::vector<SequenceId> complete;
   for (const auto& [id, record] : records_) {
     const Sequence& sequence = scheduler_.sequence(id);
-    if (sequence.status == SequenceStatus::kRunning && sequence.num_pending() == 0) complete.push_back(id);
+    if (sequence.status == SequenceStatus::kRunning && sequence.num_pending() == 0 &&
+        sequence.num_settled == sequence.num_computed) {
+      complete.push_back(id);
+    }
   }
   if (complete.empty()) return false;
   const SequenceId id = complete[below(complete.size())];
@@ -237,13 +305,18 @@ void History::fork(SequenceId parent) {
   child.forks_left = 0;
   child.final_length = any_final_length(child.num_prompt_tokens);
   scheduler_.fork(parent, next_id_);
+  for (Flight& flight : flights_) {
+    if (flight.spoiled.contains(parent)) flight.spoiled_forks.insert(next_id_);
+  }
   records_.emplace(next_id_++, std::move(child));
   ++counts_.forks;
   check("fork");
 }
 
 void History::remove(SequenceId id) {
-  if (step_open_ && scheduler_.sequence(id).num_planned > 0) ++counts_.removed_in_step;
+  const Sequence& sequence = scheduler_.sequence(id);
+  if (step_open_ && sequence.num_planned > 0) ++counts_.removed_in_step;
+  if (sequence.num_settled < sequence.num_computed) ++counts_.removed_in_flight;
   scheduler_.remove(id);
   records_.erase(id);
   check("remove");
@@ -256,20 +329,26 @@ void History::remove_planned() {
 }
 
 void History::drain() {
-  if (step_open_) commit();
-  // The first arrived moves in every step, so this many steps are enough for all.
-  int64_t most_steps = 1;
+  // The first arrived moves in every step, unless it waits for a token, so this many steps are enough for all.
+  int64_t most_steps = 4;
   for (const auto& [id, record] : records_) {
-    most_steps += static_cast<int64_t>(record.forks_left + 1) * config_.max_model_len;
+    most_steps += 2 * static_cast<int64_t>(record.forks_left + 1) * config_.max_model_len;
   }
   while (!records_.empty()) {
+    if (step_open_) {
+      launch();
+      if (ahead_) sample_ahead();
+      if (!ahead_ || flights_.size() == 2 || planned_.empty()) settle();
+    }
     while (serve_one()) {
     }
     if (records_.empty()) break;
     require(most_steps-- > 0, "sequences do not end: left=", records_.size());
+    if (flights_.size() == 2) settle();
     plan();
-    commit();
   }
+  if (step_open_) launch();
+  while (!flights_.empty()) settle();
   require(scheduler_.num_running() == 0 && scheduler_.num_waiting() == 0, "ghosts are left");
   require(scheduler_.num_free_blocks() == config_.num_blocks, "blocks are lost");
 }
@@ -289,7 +368,9 @@ void History::check_contents() {
   require(snapshot_.running.size() + snapshot_.waiting.size() == records_.size(), "other sequences than were added");
   for (const auto& [id, record] : records_) {
     const Sequence& sequence = scheduler_.sequence(id);
-    require(std::ranges::equal(sequence.tokens, record.tokens), "other tokens: id=", id);
+    require(sequence.num_unknown == record.num_unknown && sequence.tokens.size() == record.tokens.size() &&
+                std::equal(record.tokens.begin(), record.tokens.end() - record.num_unknown, sequence.tokens.begin()),
+            "other tokens: id=", id);
     require(!record.poisoned || sequence.num_registered <= record.num_registered, "poison is cached: id=", id);
     for (int32_t position = 0; position < sequence.num_computed; ++position) {
       require(memory_.read(sequence.blocks.blocks(), position) == record.values[static_cast<size_t>(position)],

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <deque>
 #include <map>
 #include <random>
 #include <set>
@@ -24,11 +25,16 @@ struct HistoryCounts {
   int64_t joined_blocks = 0;  ///< own blocks given up for equal cached ones
   int64_t poisoned = 0;
   int64_t removed_in_step = 0;
+  int64_t planned_ahead = 0;       ///< sequences, while a step was on its way
+  int64_t preempted_unknown = 0;   ///< sequences whose last token was not known
+  int64_t removed_in_flight = 0;   ///< sequences, while a step that they are in was on its way
+  int64_t forked_in_flight = 0;
 
   bool operator==(const HistoryCounts&) const = default;
 };
 
-/// A random life of one scheduler under a random configuration, a pure function of its seed. After every operation all
+/// A random life of one scheduler under a random configuration, a pure function of its seed. In half of them steps are
+/// planned ahead, as for a device that runs behind its host. After every operation all
 /// invariants are checked and every computed slot of every sequence is compared with what a sequence alone would hold.
 /// Throws std::runtime_error saying what is wrong, or the scheduler's own error.
 class History {
@@ -48,7 +54,8 @@ class History {
  private:
   /// What the scheduler should know and hold about one sequence.
   struct Record {
-    std::vector<int32_t> tokens;
+    std::vector<int32_t> tokens;   ///< as they will be known
+    int32_t num_unknown = 0;       ///< of them, the last ones
     std::vector<uint64_t> values;  ///< by position: what its slot must hold, once computed
     int32_t num_prompt_tokens = 0;
     int32_t final_length = 0;  ///< it ends when it is so long
@@ -72,6 +79,9 @@ class History {
   void plan();
   void expect(const PlannedSequence& planned);
   void note_preemptions();
+  void launch();
+  void sample_ahead();
+  void settle();
   void commit();
   /// Fork, append to or end a sequence whose tokens are all computed. False if there is none.
   bool serve_one();
@@ -89,9 +99,20 @@ class History {
   std::vector<std::vector<int32_t>> stems_;  ///< beginnings that prompts share
   SchedulerSnapshot snapshot_;
   SequenceId next_id_ = 0;
+  bool ahead_ = false;
   bool step_open_ = false;
   std::vector<SequenceId> planned_;
-  std::set<SequenceId> spoiled_;  ///< in this step
+  std::vector<SequenceId> sampling_;  ///< of planned_, those whose last token is computed
+  std::set<SequenceId> spoiled_;      ///< in this step
+
+  /// A step on its way.
+  struct Flight {
+    std::vector<SequenceId> planned;
+    std::set<SequenceId> spoiled;
+    std::set<SequenceId> spoiled_forks;  ///< made since, of spoiled ones
+    std::vector<SequenceId> unknown;     ///< sequences that were given a token not known yet
+  };
+  std::deque<Flight> flights_;
   HistoryCounts counts_;
 };
 

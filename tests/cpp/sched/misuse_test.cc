@@ -46,17 +46,42 @@ TEST_F(SchedulerMisuse, is_to_add_what_cannot_be_computed_or_told_apart) {
   EXPECT_FALSE(scheduler().contains(2));
 }
 
-TEST_F(SchedulerMisuse, is_to_plan_or_commit_out_of_turn) {
-  refuse("no plan", [&] { scheduler().commit({}); });
+TEST_F(SchedulerMisuse, is_to_plan_launch_or_settle_out_of_turn) {
+  refuse("no plan", [&] { scheduler().launched(); });
+  refuse("no step", [&] { scheduler().settle({}); });
   add(1, 4);
   plan();
-  refuse("not committed", [&] { scheduler().plan(); });
-  const SequenceId waiting = 2;
-  add(waiting, 4);
-  refuse("poison of a sequence that was not computed", [&] { scheduler().commit(std::span(&waiting, 1)); });
-  commit();
-  refuse("committed twice", [&] { scheduler().commit({}); });
+  refuse("not launched", [&] { scheduler().plan(); });
+  refuse("not launched", [&] { scheduler().settle({}); });
+  launch();
+  refuse("launched twice", [&] { scheduler().launched(); });
   EXPECT_EQ(scheduler().sequence(1).num_computed, 4);
+  EXPECT_EQ(scheduler().sequence(1).num_settled, 0);
+  scheduler().append(1, -1);
+  plan();
+  launch();
+  refuse("two steps on their way", [&] { scheduler().plan(); });
+  settle();
+  scheduler().resolve(1, 7);
+  settle();
+  refuse("settled twice", [&] { scheduler().settle({}); });
+  EXPECT_EQ(scheduler().sequence(1).num_settled, 5);
+}
+
+TEST_F(SchedulerMisuse, is_to_resolve_what_is_known) {
+  refuse("unknown sequence", [&] { scheduler().resolve(1, 7); });
+  add(1, 4);
+  step();
+  refuse("nothing to resolve", [&] { scheduler().resolve(1, 7); });
+  scheduler().append(1, -3);
+  refuse("no token", [&] { scheduler().resolve(1, -1); });
+  plan();
+  launch();
+  refuse("a known token behind one that is not", [&] { scheduler().append(1, 7); });
+  EXPECT_THROW(scheduler().settle({}), Error) << "what the step before has sampled is not known";
+  scheduler().resolve(1, 7);
+  EXPECT_EQ(scheduler().sequence(1).tokens.back(), 7);
+  refuse("resolved twice", [&] { scheduler().resolve(1, 7); });
 }
 
 TEST_F(SchedulerMisuse, is_to_append_before_a_token_could_be_sampled) {
@@ -64,7 +89,7 @@ TEST_F(SchedulerMisuse, is_to_append_before_a_token_could_be_sampled) {
   add(1, 39);
   refuse("waiting", [&] { scheduler().append(1, 7); });
   plan();
-  refuse("not committed", [&] { scheduler().append(1, 7); });
+  refuse("not launched", [&] { scheduler().append(1, 7); });
   commit();
   scheduler().append(1, 7);
   refuse("twice", [&] { scheduler().append(1, 7); });
@@ -77,7 +102,7 @@ TEST_F(SchedulerMisuse, is_to_fork_before_or_after_the_end_of_the_prompt) {
   add(3, 4);
   refuse("waiting", [&] { scheduler().fork(1, 2); });
   plan();
-  refuse("not committed", [&] { scheduler().fork(1, 2); });
+  refuse("not launched", [&] { scheduler().fork(1, 2); });
   commit();
   refuse("unknown parent", [&] { scheduler().fork(4, 2); });
   refuse("known child", [&] { scheduler().fork(1, 3); });

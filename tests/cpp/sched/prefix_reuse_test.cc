@@ -68,7 +68,8 @@ TEST_F(SchedulerPrefixReuse, can_be_declined_by_a_sequence_and_switched_off) {
   for (SequenceId id = 1; id <= 2; ++id) {
     without.add(id, tokens_from(0, 9), true);
     EXPECT_EQ(without.plan().sequences.at(0).start, 0);
-    without.commit({});
+    without.launched();
+    without.settle({});
     without.remove(id);
   }
 }

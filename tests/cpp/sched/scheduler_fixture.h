@@ -67,8 +67,19 @@ class SchedulerFixture : public testing::Test {
     return shares;
   }
 
+  /// The planned step runs, and its results are there.
   void commit(const std::vector<SequenceId>& poisoned = {}) {
-    scheduler().commit(poisoned);
+    launch();
+    settle(poisoned);
+  }
+
+  void launch() {
+    scheduler().launched();
+    check();
+  }
+
+  void settle(const std::vector<SequenceId>& poisoned = {}) {
+    scheduler().settle(poisoned);
     check();
   }
 

@@ -12,7 +12,7 @@ class SchedulerAdmission : public SchedulerFixture {};
 
 TEST_F(SchedulerBudget, plans_nothing_without_sequences) {
   EXPECT_EQ(step(), Shares{});
-  EXPECT_EQ(step(), Shares{}) << "an empty step is committed like any other";
+  EXPECT_EQ(step(), Shares{}) << "an empty step is launched and settled like any other";
 }
 
 TEST_F(SchedulerBudget, computes_a_prompt_at_once_if_it_can_then_one_token_a_step) {
@@ -91,7 +91,7 @@ TEST_F(SchedulerBudget, goes_to_those_that_remain_when_a_sequence_is_removed_in_
   plan();
   remove(2);
   add(3, 4);
-  EXPECT_EQ(step(), (Shares{{3, 0, 4, true}})) << "a step whose sequences are all gone need not be committed";
+  EXPECT_EQ(step(), (Shares{{3, 0, 4, true}})) << "a step whose sequences are all gone need not be launched";
 }
 
 TEST_F(SchedulerAdmission, is_in_order_of_arrival_and_lets_nobody_overtake) {
