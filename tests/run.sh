@@ -39,7 +39,7 @@ lint() {
   say "lint"
   python tests/lint/layers.py
   python tests/lint/sizes.py
-  git ls-files '*.h' '*.cc' '*.inl' | xargs clang-format --dry-run --Werror
+  git ls-files '*.h' '*.cc' '*.inl' '*.cu' '*.cuh' | xargs clang-format --dry-run --Werror
   pip install -q ruff mypy
   ruff check pyapi tests
   ruff format --check pyapi tests
@@ -61,15 +61,16 @@ configure_and_test() {
 
 cpp() {
   say "C++ tests"
-  configure_and_test release -- -DQUIRE_BENCH=ON
+  # The CUDA backend is compiled and linked where there is nvcc, for one generation; tests/cuda_targets.sh takes all.
+  configure_and_test release -- -DQUIRE_BENCH=ON -DQUIRE_CUDA_ARCHITECTURES=90a
 }
 
 sanitize() {
   say "C++ tests, address and undefined-behaviour sanitizers"
-  QUIRE_RANDOM_OPERATIONS=1000000 configure_and_test asan -- -DQUIRE_SANITIZE=address,undefined -DCMAKE_BUILD_TYPE=RelWithDebInfo
+  QUIRE_RANDOM_OPERATIONS=1000000 configure_and_test asan -- -DQUIRE_CUDA=OFF -DQUIRE_SANITIZE=address,undefined -DCMAKE_BUILD_TYPE=RelWithDebInfo
   say "C++ tests of what has threads, thread sanitizer"
   TARGETS="test_thread_pool test_engine" configure_and_test tsan -R 'ThreadPool|Engine|OutputQueue' -- \
-    -DQUIRE_SANITIZE=thread -DCMAKE_BUILD_TYPE=RelWithDebInfo
+    -DQUIRE_CUDA=OFF -DQUIRE_SANITIZE=thread -DCMAKE_BUILD_TYPE=RelWithDebInfo
 }
 
 embed() {
@@ -79,7 +80,7 @@ embed() {
 
 python_tests() {
   say "Python package"
-  pip install -q '.[test]'
+  pip install -q '.[test]' -C cmake.define.QUIRE_CUDA_ARCHITECTURES=90a
   say "Python tests"
   # From elsewhere, so that the installed package is tested and not the source folder.
   (cd "$build" && python -m pytest "$root/tests/python" "$root/tests/parity" -q -p no:cacheprovider --rootdir "$root/tests")

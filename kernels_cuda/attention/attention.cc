@@ -1,0 +1,116 @@
+#include <algorithm>
+
+#include "kernels_cuda/attention/problem.h"
+#include "kernels_cuda/layouts.h"
+#include "kernels_cuda/ops.h"
+
+namespace quire::cuda {
+namespace {
+
+AttentionProblem problem_of(const AttentionArgs& args, const CudaStream& stream) {
+  const RaggedBatch& batch = *args.batch;
+  const KvLayout layout = kv_layout(args.kv);
+  return {.q = args.q.data,
+          .out = args.out.data,
+          .q_token_stride = args.q.strides[0],
+          .q_head_stride = args.q.strides[1],
+          .out_token_stride = args.out.strides[0],
+          .out_head_stride = args.out.strides[1],
+          .pages = static_cast<const std::byte*>(args.kv.data),
+          .block_bytes = args.kv.block_bytes,
+          .head_bytes = int64_t{layout.head_chunks} * kChunkBytes,
+          .layout = layout,
+          .head_dim = args.kv.head_dim,
+          .value_dim = args.kv.v_head_dim,
+          .query_start = batch.query_start,
+          .context_lens = batch.context_lens,
+          .block_tables = batch.block_tables,
+          .block_starts = batch.block_starts,
+          .num_tokens = batch.num_tokens,
+          .num_sequences = batch.num_sequences,
+          .num_kv_heads = args.kv.num_kv_heads,
+          .group = static_cast<int32_t>(args.q.shape[1]) / args.kv.num_kv_heads,
+          .scale = args.scale,
+          .softcap = args.softcap,
+          .window = args.window,
+          .alibi_slopes = args.alibi_slopes,
+          .sinks = args.sinks,
+          .scratch = static_cast<float*>(stream.resources().scratch),
+          .counters = stream.resources().counters};
+}
+
+/// Rows of q and out begin at chunks.
+bool is_aligned(const Tensor& tensor) {
+  const int64_t chunk = kChunkBytes / dtype_bytes(tensor.dtype);
+  return reinterpret_cast<uintptr_t>(tensor.data) % kChunkBytes == 0 && tensor.strides[0] % chunk == 0 &&
+         tensor.strides[1] % chunk == 0;
+}
+
+/// Whether there are kernels on tensor cores for these types and widths.
+bool fits_tensor_cores(const AttentionArgs& args, const Device& device) {
+  const KvLayer& kv = args.kv;
+  constexpr int32_t kDims[] = {64, 80, 96, 112, 128, 256};
+  return device.compute_capability >= 80 && kv.dtype != DType::kFloat32 && args.q.dtype == kv.dtype &&
+         args.out.dtype == kv.dtype && !kv.values_in_keys && kv.head_dim == kv.v_head_dim &&
+         std::find(std::begin(kDims), std::end(kDims), kv.head_dim) != std::end(kDims) &&
+         (kv.block_size == 8 || kv.block_size % 16 == 0) && is_aligned(args.q) && is_aligned(args.out);
+}
+
+}  // namespace
+
+void attention(const AttentionArgs& args, Stream& stream) {
+  const CudaStream& cuda = as_cuda(stream);
+  const RaggedBatch& batch = *args.batch;
+  if (batch.num_tokens == 0) return;
+  const AttentionProblem problem = problem_of(args, cuda);
+  if (!fits_tensor_cores(args, cuda.device())) {
+    return attend_generic(problem, args.q.dtype, args.kv.dtype, cuda);
+  }
+  // Where decode splits keys depends on the batch.
+  const bool all_as_prefill = cuda.resources().deterministic || batch.num_sequences > kMaxDecodeSequences;
+  const auto prefill = [&](bool single_queries_too) {
+    if (hopper_prefill_fits(problem, cuda.device())) {
+      attend_prefill_hopper(problem, args.kv.dtype, single_queries_too, cuda);
+    } else {
+      attend_prefill(problem, args.kv.dtype, single_queries_too, cuda);
+    }
+  };
+  if (all_as_prefill) return prefill(true);
+  const bool only_single = batch.max_query_len == 1;
+  const bool known = batch.plan.counts[0] > 0;
+  if (only_single || !known || batch.plan.counts[1] > 0) attend_decode(problem, args.kv.dtype, cuda);
+  if (!only_single) prefill(false);
+}
+
+// The kernels work out for themselves who does what, from lengths in device memory, within a microsecond or two; that
+// holds for any number of heads and any window, and in recorded graphs. The host keeps only what it needs to leave out
+// a launch: [0] sequences (0: not planned), [1] those with one query.
+
+size_t attention_plan_bytes(int32_t, int32_t, const Device&) {
+  return 0;
+}
+
+std::array<int32_t, 8> plan_attention(const RaggedBatch& batch, std::byte*, const Device&) {
+  std::array<int32_t, 8> counts{};
+  counts[0] = batch.num_sequences;
+  for (int32_t s = 0; s < batch.num_sequences; ++s) {
+    counts[1] += batch.context_lens[s] > 0 && batch.query_start[s + 1] - batch.query_start[s] == 1;
+  }
+  return counts;
+}
+
+size_t attention_scratch_bytes(const Device& device) {
+  return decode_scratch_bytes(device);
+}
+
+size_t attention_counters(const Device& device) {
+  return std::max(decode_counters(device), generic_counters());
+}
+
+int64_t kv_page_bytes(const KvLayer& shape) {
+  constexpr int64_t kAlign = 256;
+  const int64_t bytes = int64_t{kv_layout(shape).head_chunks} * shape.num_kv_heads * kChunkBytes;
+  return (bytes + kAlign - 1) / kAlign * kAlign;
+}
+
+}  // namespace quire::cuda

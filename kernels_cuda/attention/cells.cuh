@@ -1,0 +1,171 @@
+// Keys and values in shared memory, for the kernels on tensor cores. A cell holds 16 keys of one kv head and their
+// values, each as in a page of 16 tokens (kv_layout.h), whatever the size of the pages that they come from: so that a
+// page of 16 tokens is one run of memory to copy.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include <cstdint>
+
+#include "kernels_cuda/attention/kv_page.cuh"
+#include "kernels_cuda/common/mma.cuh"
+
+namespace quire::cuda {
+
+constexpr int kCellKeys = 16;
+
+template <int kDim>
+struct Cell {
+  static constexpr int kChunks = kDim / 8;
+  static constexpr int kHalfBytes = kCellKeys * kDim * 2;  ///< the keys, or the values behind them
+  static constexpr int kBytes = 2 * kHalfBytes;
+  static constexpr int kColumns = kChunks / 8 + ((kChunks & 4) != 0) + ((kChunks & 2) != 0) + ((kChunks & 1) != 0);
+};
+
+// Bulk copies (compute capability 9.0 and up) that tell a barrier in shared memory when their bytes are there.
+
+__device__ inline void barrier_init(uint32_t barrier, unsigned arrivals) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(barrier), "r"(arrivals) : "memory");
+#endif
+}
+
+/// Make initialised barriers, and what was written to shared memory, known to the copy engine.
+__device__ inline void fence_for_copies() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+#endif
+}
+
+__device__ inline void barrier_expect(uint32_t barrier, unsigned bytes) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes) : "memory");
+#endif
+}
+
+__device__ inline void barrier_wait(uint32_t barrier, unsigned parity) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  asm volatile(
+      "{\n"
+      ".reg .pred done;\n"
+      "again:\n"
+      "mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n"
+      "@done bra there;\n"
+      "bra again;\n"
+      "there:\n"
+      "}\n" ::"r"(barrier),
+      "r"(parity)
+      : "memory");
+#endif
+}
+
+__device__ inline void bulk_copy(uint32_t to, const void* from, unsigned bytes, uint32_t barrier) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(to),
+               "l"(from), "r"(bytes), "r"(barrier)
+               : "memory");
+#endif
+}
+
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 900
+constexpr bool kBulkCopies = false;
+#else
+constexpr bool kBulkCopies = true;
+#endif
+
+/// Copy keys and values from a page of `block_size` tokens to a cell, by all lanes of a warp: tokens [first, first +
+/// count) of the page to the cell's rows from `row` on; count is 8 or 16. `head`: the kv head's part of the page.
+/// With bulk copies `barrier` must already expect count * kDim * 4 bytes.
+template <int kDim>
+__device__ inline void copy_to_cell(std::byte* cell, int row, const std::byte* head, int block_size, int first,
+                                    int count, uint32_t barrier) {
+  using C = Cell<kDim>;
+  const int lane = threadIdx.x % 32;
+  const auto copy_run = [&](std::byte* to, const std::byte* from, int bytes) {
+    if constexpr (kBulkCopies) {
+      bulk_copy(shared_address(to), from, static_cast<unsigned>(bytes), barrier);
+    } else {
+      for (int i = lane * kChunkBytes; i < bytes; i += 32 * kChunkBytes) async_copy_16(to + i, from + i);
+    }
+  };
+  if (block_size == kCellKeys) {
+    if (!kBulkCopies || lane == 0) copy_run(cell, head, C::kBytes);
+    return;
+  }
+  const auto copy_column = [&](int run) {
+    const bool values = run >= C::kColumns;
+    int column = values ? run - C::kColumns : run;
+    int start = 0, width = 8;
+    if (column < C::kChunks / 8) {
+      start = column * 8;
+    } else {
+      column -= C::kChunks / 8;
+      start = C::kChunks & ~7;
+      for (width = 4;; width /= 2) {
+        if ((C::kChunks & width) == 0) continue;
+        if (column-- == 0) break;
+        start += width;
+      }
+    }
+    std::byte* const to = cell + (values ? C::kHalfBytes : 0) + (start * kCellKeys + row * width) * kChunkBytes;
+    const std::byte* const from = head + (values ? int64_t{block_size} * C::kChunks * kChunkBytes : 0) +
+                                  (start * block_size + first * width) * kChunkBytes;
+    copy_run(to, from, count * width * kChunkBytes);
+  };
+  if constexpr (kBulkCopies) {
+    if (lane < 2 * C::kColumns) copy_column(lane);
+  } else {
+    for (int run = 0; run < 2 * C::kColumns; ++run) copy_column(run);
+  }
+}
+
+/// Address of chunk 2 * kPair + `odd` of a row, in a half cell (or 16 rows of q laid out like one). kPair is known when
+/// compiling, the row and `odd` differ from lane to lane.
+template <int kChunks>
+__device__ inline uint32_t cell_address(uint32_t half, int pair, int row, int odd) {
+  const KvColumn column = kv_column(2 * pair, kChunks);
+  const int turned = (2 * pair - column.start) ^ (kv_turn(row, column.width) ^ odd);
+  return half + static_cast<uint32_t>((column.start * kCellKeys + row * column.width + turned) * kChunkBytes);
+}
+
+/// The rows that a lane gives to load_matrices(). For rows of a (q, or transposed values): matrices are rows 0-7, rows
+/// 8-15, then the same of the next chunk. For rows of b (keys): rows 0-7, the next chunk of them, then rows 8-15.
+struct LaneRows {
+  int a_row, a_odd, b_row, b_odd;
+  __device__ LaneRows() {
+    const int lane = threadIdx.x % 32;
+    a_row = lane % 16;
+    a_odd = lane / 16;
+    b_row = lane / 16 * 8 + lane % 8;
+    b_odd = lane / 8 % 2;
+  }
+};
+
+// Scores.
+
+constexpr float kLog2e = 1.4426950408889634f;
+
+/// 2^x; 0 for -infinity.
+__device__ inline float power_of_two(float x) {
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+
+/// softcap * tanh(x / softcap), within a few units in the last place of softcap.
+__device__ inline float soft_limit(float x, float softcap, float inverse) {
+  const float e = power_of_two(2.0f * kLog2e * fabsf(x) * inverse);
+  return copysignf(softcap * (1.0f - __fdividef(2.0f, e + 1.0f)), x);
+}
+
+/// Of four lanes that share a row.
+__device__ inline float quad_max(float x) {
+  x = fmaxf(x, __shfl_xor_sync(0xffffffffu, x, 1));
+  return fmaxf(x, __shfl_xor_sync(0xffffffffu, x, 2));
+}
+__device__ inline float quad_sum(float x) {
+  x += __shfl_xor_sync(0xffffffffu, x, 1);
+  return x + __shfl_xor_sync(0xffffffffu, x, 2);
+}
+
+}  // namespace quire::cuda

@@ -1,0 +1,503 @@
+// Attention of sequences with one query: out = softmax(q . K^T) V over the pages of each.
+//
+// The keys are read once, so this is limited by memory. The query heads of a kv head are the rows of one tensor-core
+// tile. Work is counted in cells of 16 keys: all cells of all (sequence, kv head) pairs, one behind the other, are
+// cut into equal runs, one per block, and a block's run into one per warp. A warp keeps a ring of cells in flight of
+// its own and never waits for another. Where a pair is cut its parts (largest score, sum, unnormalised values) are
+// joined: inside a block after its run, between blocks by the one that comes last. The cut depends on context lengths
+// alone, which the kernel reads from device memory: a recorded launch serves every step.
+#include <algorithm>
+#include <cmath>
+
+#include "kernels_cuda/attention/cells.cuh"
+#include "kernels_cuda/attention/problem.h"
+#include "kernels_cuda/attention/split.cuh"
+#include "kernels_cuda/common/launch.cuh"
+#include "kernels_cuda/common/reduce.cuh"
+
+namespace quire::cuda {
+namespace {
+
+/// Cells of a warp up to which a pair is not cut.
+constexpr int kShortCells = 3;
+
+template <int kDim>
+struct Shape {
+  /// Of a block, where shared memory has room for the rings of so many.
+  static constexpr int kMaxWarps = kDim > 128 ? 4 : 8;
+  /// Cells of a warp. More fill shared memory, so that the next kernel cannot start early, and gain nothing.
+  static constexpr int kStages = kDim <= 64 ? 4 : kDim <= 96 ? 3 : 2;
+  static constexpr int kRingBytes = kStages * Cell<kDim>::kBytes;
+  /// A part of a pair: for 16 rows the largest score (times log2 e), the sum, then the values.
+  static constexpr int kPartFloats = kPartRows * (kDim + 2);
+  static_assert(kPartFloats * 4 <= kRingBytes);
+};
+
+/// Which keys of a cell come from where.
+struct Source {
+  const std::byte* head;    ///< the kv head's part of the page; null: none of these keys is wanted
+  const std::byte* second;  ///< of the second half's, where pages have 8 tokens
+  int first;                ///< token of the page
+};
+
+__device__ Source source_of(const Schedule<kCellKeys>& schedule, const AttentionProblem& problem, int unit, int tiles) {
+  const Place place = place_of(schedule, unit);
+  const int first_key = schedule.first_key(place.sequence);
+  const int key = (first_key / kCellKeys + place.unit) * kCellKeys;
+  const int32_t* const table = problem.block_tables + schedule.tables[place.sequence];
+  const std::byte* const heads = problem.pages + place.pair / tiles * problem.head_bytes;
+  const int block_size = problem.layout.block_size;
+  if (block_size >= kCellKeys)
+    return {heads + table[key / block_size] * problem.block_bytes, nullptr, key % block_size};
+  const auto half = [&](int from) -> const std::byte* {
+    if (from + block_size <= first_key || from >= schedule.contexts[place.sequence]) return nullptr;
+    return heads + table[from / block_size] * problem.block_bytes;
+  };
+  return {half(key), half(key + block_size), 0};
+}
+
+__device__ const std::byte* pointer_of_lane(const std::byte* pointer, int lane) {
+  return reinterpret_cast<const std::byte*>(
+      __shfl_sync(0xffffffffu, reinterpret_cast<unsigned long long>(pointer), lane));
+}
+
+/// The cells that one warp has in flight.
+template <int kDim>
+class Ring {
+ public:
+  static constexpr int kStages = Shape<kDim>::kStages;
+
+  __device__ Ring(std::byte* memory, uint32_t barriers, const Schedule<kCellKeys>& schedule,
+                  const AttentionProblem& problem, int begin, int count, int tiles)
+      : memory_(memory),
+        barriers_(barriers),
+        schedule_(schedule),
+        problem_(problem),
+        begin_(begin),
+        count_(count),
+        tiles_(tiles) {
+    now_ = look_up(0);
+    next_ = look_up(32);
+    for (int i = 0; i < kStages; ++i) copy(i);
+  }
+
+  /// The i-th cell, once it is there.
+  __device__ uint32_t wait(int i) const {
+    if constexpr (kBulkCopies) {
+      barrier_wait(barriers_ + i % kStages * 8, i / kStages & 1);
+    } else {
+      async_copy_wait<kStages - 1>();
+      __syncwarp();
+    }
+    return shared_address(memory_ + i % kStages * Cell<kDim>::kBytes);
+  }
+
+  /// The i-th cell is no longer needed.
+  __device__ void release(int i) {
+    __syncwarp();
+    copy(i + kStages);
+  }
+
+ private:
+  __device__ Source look_up(int first) const {
+    const int i = first + threadIdx.x % 32;
+    if (i >= count_) return {nullptr, nullptr, 0};
+    return source_of(schedule_, problem_, begin_ + i, tiles_);
+  }
+
+  __device__ void copy(int i) {
+    if (i < count_) {
+      if (i > 0 && i % 32 == 0) {
+        now_ = next_;
+        next_ = look_up(i + 32);
+      }
+      const std::byte* const head = pointer_of_lane(now_.head, i % 32);
+      const int first = __shfl_sync(0xffffffffu, now_.first, i % 32);
+      std::byte* const cell = memory_ + i % kStages * Cell<kDim>::kBytes;
+      const uint32_t barrier = barriers_ + i % kStages * 8;
+      const int block_size = problem_.layout.block_size;
+      if (block_size >= kCellKeys) {
+        expect(barrier, Cell<kDim>::kBytes);
+        copy_to_cell<kDim>(cell, 0, head, block_size, first, kCellKeys, barrier);
+      } else {
+        const std::byte* const second = pointer_of_lane(now_.second, i % 32);
+        expect(barrier, ((head != nullptr) + (second != nullptr)) * (Cell<kDim>::kBytes / 2));
+        if (head != nullptr) copy_to_cell<kDim>(cell, 0, head, block_size, 0, block_size, barrier);
+        if (second != nullptr) copy_to_cell<kDim>(cell, block_size, second, block_size, 0, block_size, barrier);
+      }
+    }
+    if constexpr (!kBulkCopies) async_copy_commit();
+  }
+
+  __device__ static void expect(uint32_t barrier, int bytes) {
+    if constexpr (kBulkCopies) {
+      if (threadIdx.x % 32 == 0) barrier_expect(barrier, static_cast<unsigned>(bytes));
+      __syncwarp();
+    }
+  }
+
+  std::byte* memory_;
+  uint32_t barriers_;
+  const Schedule<kCellKeys>& schedule_;
+  const AttentionProblem& problem_;
+  int begin_, count_, tiles_;
+  Source now_, next_;
+};
+
+/// What a warp knows of the pair that it is at.
+template <typename T, int kDim>
+struct PairState {
+  uint32_t q[kDim / 16][4];
+  float out[kDim / 8][4];
+  float best[2];  ///< largest score of rows lane / 4 and lane / 4 + 8
+  float sum[2];   ///< of this lane's columns
+  float slope[2];
+
+  __device__ void start(const AttentionProblem& problem, int token, int kv_head, int tile) {
+    const int lane = threadIdx.x % 32;
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const int row = tile * kPartRows + lane / 4 + half * 8;
+      const int head = kv_head * problem.group + row;
+      const bool real = row < problem.group;
+      const T* const from = static_cast<const T*>(problem.q) + token * problem.q_token_stride +
+                            (real ? head : 0) * problem.q_head_stride + lane % 4 * 2;
+#pragma unroll
+      for (int k = 0; k < kDim / 16; ++k) {
+        q[k][half] = real ? *reinterpret_cast<const uint32_t*>(from + k * 16) : 0;
+        q[k][half + 2] = real ? *reinterpret_cast<const uint32_t*>(from + k * 16 + 8) : 0;
+      }
+      slope[half] = real && problem.alibi_slopes != nullptr ? problem.alibi_slopes[head] : 0.0f;
+      best[half] = -INFINITY;
+      sum[half] = 0.0f;
+    }
+#pragma unroll
+    for (int n = 0; n < kDim / 8; ++n) out[n][0] = out[n][1] = out[n][2] = out[n][3] = 0.0f;
+  }
+
+  /// `key`: the cell's first; the query sees keys from `first` up to `context` exclusively. `factor`: from what scores
+  /// are after `rules` to exponents of two.
+  __device__ void add(uint32_t cell, int key, int first, int context, const AttentionProblem& problem, bool rules,
+                      float factor) {
+    constexpr int kChunks = Cell<kDim>::kChunks;
+    const LaneRows rows;
+    const int column = threadIdx.x % 4 * 2;
+    float score[2][4] = {};
+#pragma unroll
+    for (int k = 0; k < kDim / 16; ++k) {
+      uint32_t keys[4];
+      load_matrices(keys, cell_address<kChunks>(cell, k, rows.b_row, rows.b_odd));
+      multiply_add<T>(score[0], q[k], keys[0], keys[1]);
+      multiply_add<T>(score[1], q[k], keys[2], keys[3]);
+    }
+    if (rules) {
+      const float inverse = problem.softcap > 0.0f ? 1.0f / problem.softcap : 0.0f;
+#pragma unroll
+      for (int i = 0; i < 8; ++i) {
+        float& s = score[i / 4][i % 4];
+        s *= problem.scale;
+        if (problem.softcap > 0.0f) s = soft_limit(s, problem.softcap, inverse);
+        s += slope[i / 2 % 2] * static_cast<float>(key + i / 4 * 8 + column + i % 2 - (context - 1));
+      }
+    }
+    uint32_t wanted[2] = {0xffffffffu, 0xffffffffu};  // values of these keys
+    if (key < first || key + kCellKeys > context) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        const int at = key + i / 2 * 8 + column + i % 2;
+        if (at >= first && at < context) continue;
+        score[i / 2][i % 2] = score[i / 2][i % 2 + 2] = -INFINITY;
+        wanted[i / 2] &= i % 2 == 0 ? 0xffff0000u : 0x0000ffffu;
+      }
+    }
+    uint32_t weights[4];
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      float* const a = &score[0][2 * half];
+      float* const b = &score[1][2 * half];
+      const float most = fmaxf(best[half], quad_max(fmaxf(fmaxf(a[0], a[1]), fmaxf(b[0], b[1]))));
+      // A product of its own in both places: a row whose best score stays must shrink by exactly 1.
+      const float base = most == -INFINITY ? 0.0f : __fmul_rn(most, factor);
+      if (__any_sync(0xffffffffu, most > best[half])) {
+        const float shrink = power_of_two(__fmul_rn(best[half], factor) - base);
+        sum[half] *= shrink;
+#pragma unroll
+        for (int n = 0; n < kDim / 8; ++n) {
+          out[n][2 * half] *= shrink;
+          out[n][2 * half + 1] *= shrink;
+        }
+        best[half] = most;
+      }
+      a[0] = power_of_two(a[0] * factor - base);
+      a[1] = power_of_two(a[1] * factor - base);
+      b[0] = power_of_two(b[0] * factor - base);
+      b[1] = power_of_two(b[1] * factor - base);
+      sum[half] += (a[0] + a[1]) + (b[0] + b[1]);
+      weights[half] = pack_pair<T>(a[0], a[1]);
+      weights[half + 2] = pack_pair<T>(b[0], b[1]);
+    }
+#pragma unroll
+    for (int n = 0; n < kDim / 16; ++n) {
+      uint32_t values[4];
+      load_matrices_transposed(values, cell_address<kChunks>(cell + Cell<kDim>::kHalfBytes, n, rows.a_row, rows.a_odd));
+      multiply_add<T>(out[2 * n], weights, values[0] & wanted[0], values[1] & wanted[1]);
+      multiply_add<T>(out[2 * n + 1], weights, values[2] & wanted[0], values[3] & wanted[1]);
+    }
+  }
+
+  __device__ void write_part(float* part, int real_rows, float factor) const {
+    const int lane = threadIdx.x % 32;
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const int row = lane / 4 + half * 8;
+      const float total = quad_sum(sum[half]);
+      if (row >= real_rows) continue;
+      if (lane % 4 == 0) {
+        part[row] = __fmul_rn(best[half], factor);
+        part[kPartRows + row] = total;
+      }
+      float* const to = part + 2 * kPartRows + row * kDim + lane % 4 * 2;
+#pragma unroll
+      for (int n = 0; n < kDim / 8; ++n) {
+        *reinterpret_cast<float2*>(to + n * 8) = make_float2(out[n][2 * half], out[n][2 * half + 1]);
+      }
+    }
+  }
+
+  __device__ void write_out(const AttentionProblem& problem, int token, int first_head, int real_rows,
+                            float factor) const {
+    const int lane = threadIdx.x % 32;
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const int row = lane / 4 + half * 8;
+      float total = quad_sum(sum[half]);
+      if (row >= real_rows) continue;
+      const int head = first_head + row;
+      float shrink = 1.0f;
+      if (problem.sinks != nullptr) {
+        const float sink = problem.sinks[head] * kLog2e;
+        const float base = __fmul_rn(best[half], factor);
+        const float most = fmaxf(sink, base);
+        shrink = power_of_two(base - most);
+        total = total * shrink + power_of_two(sink - most);
+      }
+      const float inverse = shrink / total;
+      T* const to = static_cast<T*>(problem.out) + token * problem.out_token_stride + head * problem.out_head_stride +
+                    lane % 4 * 2;
+#pragma unroll
+      for (int n = 0; n < kDim / 8; ++n) {
+        *reinterpret_cast<uint32_t*>(to + n * 8) =
+            pack_pair<T>(out[n][2 * half] * inverse, out[n][2 * half + 1] * inverse);
+      }
+    }
+  }
+};
+
+template <typename T, int kDim>
+__global__ void __launch_bounds__(32 * Shape<kDim>::kMaxWarps, 1) decode_kernel(const AttentionProblem problem) {
+  using S = Shape<kDim>;
+  const int warps = static_cast<int>(blockDim.x) / 32;
+  extern __shared__ __align__(128) std::byte shared[];
+  std::byte* const rings = shared;
+  std::byte* const barriers = rings + warps * S::kRingBytes;
+  int* const lists = reinterpret_cast<int*>(barriers + warps * S::kStages * 8);
+  // By warp: parts that it left behind, in scratch memory (0) and then in its ring (1).
+  __shared__ PartOwner owners[S::kMaxWarps][2];
+  __shared__ bool comes_last[2];
+
+  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+  const uint32_t own_barriers = shared_address(barriers) + warp * S::kStages * 8;
+  if (lane < S::kStages) barrier_init(own_barriers + lane * 8, 1);
+  fence_for_copies();
+  __syncwarp();
+
+  wait_for_previous();
+  let_next_start();
+  const int tiles = (problem.group + kPartRows - 1) / kPartRows;
+  const Schedule<kCellKeys> schedule(lists, problem, tiles);
+  // Parts are joined between blocks only where that pays: a block takes a whole pair if all are short and there are
+  // blocks enough, else a run of no less than a cell for each warp.
+  const bool long_pairs = make_schedule(schedule, problem, kShortCells * warps);
+  const int units = schedule.units(), blocks = static_cast<int>(gridDim.x), block = static_cast<int>(blockIdx.x);
+  const int num_pairs = schedule.sequences * schedule.pairs;
+  const bool whole_pairs = !long_pairs && num_pairs <= blocks;
+  const int block_units = max((units + blocks - 1) / blocks, warps);
+  if (whole_pairs && block >= num_pairs) return;
+  const int block_begin = whole_pairs ? schedule.pair_begin(block) : block * block_units;
+  const int block_end = whole_pairs ? schedule.pair_end(block) : min(block_begin + block_units, units);
+  if (block_begin >= block_end) return;
+  const int warp_units = (block_end - block_begin + warps - 1) / warps;
+  const int begin = min(block_begin + warp * warp_units, block_end);
+  const int count = min(begin + warp_units, block_end) - begin;
+
+  float* const block_parts = problem.scratch + gridDim.x * warps * S::kPartFloats;
+  const auto warp_part = [&](int w, int which) -> float* {
+    if (which == 1) return reinterpret_cast<float*>(rings + w * S::kRingBytes);
+    return problem.scratch + (blockIdx.x * warps + w) * S::kPartFloats;
+  };
+  const bool rules = problem.softcap > 0.0f || problem.alibi_slopes != nullptr;
+  const float factor = rules ? kLog2e : problem.scale * kLog2e;
+
+  if (lane < 2) owners[warp][lane].pair = -1;
+  __syncwarp();
+  if (count > 0) {
+    Ring<kDim> ring(rings + warp * S::kRingBytes, own_barriers, schedule, problem, begin, count, tiles);
+    PairState<T, kDim> state;
+    Place place = place_of(schedule, begin);
+    bool begun_elsewhere = place.unit > 0;
+    int cells = schedule.units_of(place.sequence);
+    for (int i = 0; i < count;) {
+      const int context = schedule.contexts[place.sequence];
+      const int first = schedule.first_key(place.sequence);
+      const int token = schedule.tokens[place.sequence];
+      const int kv_head = place.pair / tiles, tile = place.pair % tiles;
+      const int real_rows = min(problem.group - tile * kPartRows, kPartRows);
+      state.start(problem, token, kv_head, tile);
+      const int stop = min(count, i + cells - place.unit);
+      int key = (first / kCellKeys + place.unit) * kCellKeys;
+      place.unit += stop - i;
+      for (; i < stop; ++i, key += kCellKeys) {
+        state.add(ring.wait(i), key, first, context, problem, rules, factor);
+        ring.release(i);
+      }
+      const int first_head = kv_head * problem.group + tile * kPartRows;
+      if (place.unit == cells && !begun_elsewhere) {
+        state.write_out(problem, token, first_head, real_rows, factor);
+      } else {
+        // The ring is free behind the warp's last cell.
+        const int which = i == count ? 1 : 0;
+        state.write_part(warp_part(warp, which), real_rows, factor);
+        const int pair_begin = schedule.units_before[place.sequence] * schedule.pairs + place.pair * cells;
+        if (lane == 0) {
+          owners[warp][which] = {place.sequence * schedule.pairs + place.pair,
+                                 pair_begin,
+                                 pair_begin + cells,
+                                 token,
+                                 first_head,
+                                 real_rows};
+        }
+      }
+      if (i == count) break;
+      begun_elsewhere = false;
+      place.unit = 0;
+      if (++place.pair == schedule.pairs) {
+        place.pair = 0;
+        do ++place.sequence;
+        while (place.sequence < schedule.sequences && schedule.units_of(place.sequence) == 0);
+        cells = place.sequence < schedule.sequences ? schedule.units_of(place.sequence) : 0;
+      }
+    }
+  }
+  __syncthreads();
+
+  // Join what this block has of each pair that its warps have cut, the pairs side by side. A pair's parts are those of
+  // neighbouring warps, one of each; lane i knows about part i.
+  const int own_pair = lane < 2 * warps ? owners[lane / 2][lane % 2].pair : -1;
+  const unsigned parts = __ballot_sync(kFullWarp, own_pair >= 0);
+  if (parts == 0) return;
+  const unsigned parts_before = parts & ((1u << lane) - 1);
+  const int pair_before = __shfl_sync(kFullWarp, own_pair, parts_before == 0 ? lane : 31 - __clz(parts_before));
+  const unsigned firsts = __ballot_sync(kFullWarp, own_pair >= 0 && (parts_before == 0 || pair_before != own_pair));
+  const int pairs = __popc(firsts), teams = min(pairs, warps);
+  const Team team{warp / teams * 32 + lane, (warps - warp % teams + teams - 1) / teams * 32};
+  const auto owner_of = [&](int part) -> const PartOwner& { return owners[part / 2][part % 2]; };
+  // What other blocks have parts of, too: blocks before (then maybe blocks behind), or blocks behind only.
+  const int first_part = __ffs(firsts) - 1, last_part = 31 - __clz(firsts);
+  const bool before = owner_of(first_part).begin < block_begin;
+  const bool behind = owner_of(last_part).end > block_end && !(before && pairs == 1);
+  int i = 0;
+  for (unsigned rest = firsts; rest != 0; rest &= rest - 1, ++i) {
+    if (i % teams != warp % teams) continue;
+    const int first = __ffs(rest) - 1;
+    const unsigned others = rest & (rest - 1);
+    const int count_parts = __popc(parts & (others == 0 ? ~0u << first : (others & -others) - (1u << first)));
+    const PartOwner& owner = owner_of(first);
+    float* to = nullptr;
+    if (before && i == 0) {
+      to = block_parts + block * 2 * S::kPartFloats;
+    } else if (behind && others == 0) {
+      to = block_parts + (block * 2 + 1) * S::kPartFloats;
+    }
+    join<T, kDim, false>(
+        team, owner, count_parts,
+        [&](int part) -> const float* {
+          const int w = first / 2 + part;
+          return warp_part(w, owners[w][1].pair == owner.pair ? 1 : 0);
+        },
+        to, problem);
+  }
+  if (!before && !behind) return;
+  __syncthreads();
+  const auto first_block = [&](const PartOwner& owner) { return owner.begin / block_units; };
+  const auto last_block = [&](const PartOwner& owner) { return (owner.end - 1) / block_units; };
+  if (lane == 0 && warp < 2) {
+    const PartOwner& owner = owner_of(warp == 0 ? first_part : last_part);
+    bool last = false;
+    if (warp == 0 ? before : behind) {
+      unsigned* const counter = &problem.counters[first_block(owner)];
+      last = count_arrival(counter) == static_cast<unsigned>(last_block(owner) - first_block(owner));
+      if (last) *counter = 0;
+    }
+    comes_last[warp] = last;
+  }
+  __syncthreads();
+  for (int which = 0; which < 2; ++which) {
+    if (!comes_last[which]) continue;
+    const PartOwner& owner = owner_of(which == 0 ? first_part : last_part);
+    const int first = first_block(owner);
+    join<T, kDim, true>(
+        Team{static_cast<int>(threadIdx.x), static_cast<int>(blockDim.x)}, owner, last_block(owner) - first + 1,
+        [&](int part) -> const float* {
+          return block_parts + ((first + part) * 2 + (part == 0 ? 1 : 0)) * S::kPartFloats;
+        },
+        nullptr, problem);
+  }
+}
+
+int num_blocks(const Device& device) {
+  return device.num_multiprocessors;
+}
+
+template <typename T, int kDim>
+void run(const AttentionProblem& problem, const CudaStream& stream) {
+  using S = Shape<kDim>;
+  constexpr size_t kWarpBytes = S::kRingBytes + S::kStages * 8;
+  constexpr size_t kReserved = 1024;  // what the kernel declares itself, and the system's
+  const size_t available = stream.device().shared_memory_per_block - kReserved;
+  static const bool ready = (allow_shared_memory(decode_kernel<T, kDim>, available), true);
+  static_cast<void>(ready);
+  const size_t lists = Schedule<kCellKeys>::bytes(problem.num_sequences);
+  const size_t warps = std::min<size_t>(S::kMaxWarps, (available - lists) / kWarpBytes);
+  launch("attention", decode_kernel<T, kDim>, dim3(num_blocks(stream.device())), dim3(32 * warps),
+         warps * kWarpBytes + lists, stream, problem);
+}
+
+template <typename T>
+void run_any(const AttentionProblem& problem, const CudaStream& stream) {
+  switch (problem.head_dim) {
+    case 64: return run<T, 64>(problem, stream);
+    case 80: return run<T, 80>(problem, stream);
+    case 96: return run<T, 96>(problem, stream);
+    case 112: return run<T, 112>(problem, stream);
+    case 128: return run<T, 128>(problem, stream);
+    case 256: return run<T, 256>(problem, stream);
+    default: QUIRE_CHECK(false, "head_dim=", problem.head_dim);
+  }
+}
+
+}  // namespace
+
+size_t decode_scratch_bytes(const Device& device) {
+  const auto bytes = [](auto shape) { return (shape.kMaxWarps + 2) * shape.kPartFloats * sizeof(float); };
+  return static_cast<size_t>(num_blocks(device)) * std::max(bytes(Shape<128>{}), bytes(Shape<256>{}));
+}
+
+size_t decode_counters(const Device& device) {
+  return static_cast<size_t>(num_blocks(device));
+}
+
+void attend_decode(const AttentionProblem& problem, DType dtype, const CudaStream& stream) {
+  dtype == DType::kBFloat16 ? run_any<BFloat>(problem, stream) : run_any<Half>(problem, stream);
+}
+
+}  // namespace quire::cuda

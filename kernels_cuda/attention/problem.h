@@ -1,0 +1,65 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "backend/ops/attention.h"
+#include "kernels_cuda/attention/kv_layout.h"
+#include "kernels_cuda/stream.h"
+
+namespace quire::cuda {
+
+/// The attention op's arguments as kernels take them. Strides are in elements.
+struct AttentionProblem {
+  const void* q = nullptr;
+  void* out = nullptr;
+  int64_t q_token_stride = 0, q_head_stride = 0;
+  int64_t out_token_stride = 0, out_head_stride = 0;
+
+  const std::byte* pages = nullptr;
+  int64_t block_bytes = 0;
+  int64_t head_bytes = 0;  ///< of a page, from head to head
+  KvLayout layout;
+  int32_t head_dim = 0, value_dim = 0;
+
+  const int32_t* query_start = nullptr;
+  const int32_t* context_lens = nullptr;
+  const int32_t* block_tables = nullptr;
+  const int32_t* block_starts = nullptr;
+  int32_t num_tokens = 0;
+  int32_t num_sequences = 0;
+  int32_t num_kv_heads = 0;
+  int32_t group = 0;  ///< query heads of a kv head
+
+  float scale = 1.0f;
+  float softcap = 0.0f;
+  int32_t window = 0;
+  const float* alibi_slopes = nullptr;
+  const float* sinks = nullptr;
+
+  float* scratch = nullptr;
+  unsigned* counters = nullptr;
+};
+
+/// Most sequences that attend_decode() takes.
+constexpr int kMaxDecodeSequences = 1024;
+
+/// The sequences with one query, on tensor cores. Splits the keys of all evenly over the GPU.
+void attend_decode(const AttentionProblem& problem, DType dtype, const CudaStream& stream);
+size_t decode_scratch_bytes(const Device& device);
+size_t decode_counters(const Device& device);
+
+/// The sequences with several queries, those with one too if `single_queries_too`, on tensor cores. A row's result
+/// depends on the row alone.
+void attend_prefill(const AttentionProblem& problem, DType dtype, bool single_queries_too, const CudaStream& stream);
+
+/// The same for heads of 64 and 128 on compute capability 9.0.
+bool hopper_prefill_fits(const AttentionProblem& problem, const Device& device);
+void attend_prefill_hopper(const AttentionProblem& problem, DType dtype, bool single_queries_too,
+                           const CudaStream& stream);
+
+/// Everything, in any type. A row's result depends on the row alone.
+void attend_generic(const AttentionProblem& problem, DType q_dtype, DType kv_dtype, const CudaStream& stream);
+size_t generic_counters();
+
+}  // namespace quire::cuda

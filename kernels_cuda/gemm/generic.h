@@ -1,0 +1,17 @@
+#pragma once
+
+#include "backend/ops/linear.h"
+#include "kernels_cuda/stream.h"
+
+namespace quire::cuda {
+
+/// The linear op in float32 multiply-adds, for any types, sizes and alignments. The order of a sum depends on K alone.
+void generic_linear(const LinearArgs& args, CudaStream& stream);
+void generic_grouped_linear(const GroupedLinearArgs& args, CudaStream& stream);
+
+/// out[t, n] += bias[n].
+void add_bias(const Tensor& out, const Tensor& bias, CudaStream& stream);
+/// A vector in another type.
+void round_vector(const Tensor& from, const Tensor& to, CudaStream& stream);
+
+}  // namespace quire::cuda

@@ -1,0 +1,56 @@
+// out = act(x), or act(gate) * (up + offset) for x = [gate, up]. Block: a row and a piece of its columns; thread: 16
+// bytes of each operand. The function is chosen once per thread. Limited by bandwidth.
+#include "kernels_cuda/gemm/activate.cuh"
+#include "kernels_cuda/ops.h"
+#include "kernels_cuda/portable/rows.cuh"
+
+namespace quire::cuda {
+namespace {
+
+template <Activation kKind, int kCount>
+__device__ void activate_all(ActivationRule rule, float (&gate)[kCount], const float (&other)[kCount]) {
+  rule.kind = kKind;
+#pragma unroll
+  for (int j = 0; j < kCount; ++j) gate[j] = activate(rule, gate[j], other[j]);
+}
+
+template <typename T, int kCount>
+__global__ void __launch_bounds__(kRowThreads)
+    activation_kernel(const T* x, int64_t x_stride, T* out, int64_t out_stride, int64_t width, ActivationRule rule) {
+  let_next_start();
+  wait_for_previous();
+  const int64_t i = row_element<kCount>();
+  if (i >= width) return;
+  const T* const place = x + blockIdx.x * x_stride + i;
+  float gate[kCount], other[kCount] = {};
+  load_floats(place, gate);
+  if (rule.gated) load_floats(place + width, other);
+  switch (rule.kind) {
+    case Activation::kSilu: activate_all<Activation::kSilu>(rule, gate, other); break;
+    case Activation::kGelu: activate_all<Activation::kGelu>(rule, gate, other); break;
+    case Activation::kGeluTanh: activate_all<Activation::kGeluTanh>(rule, gate, other); break;
+    case Activation::kGeluQuick: activate_all<Activation::kGeluQuick>(rule, gate, other); break;
+    case Activation::kRelu: activate_all<Activation::kRelu>(rule, gate, other); break;
+    case Activation::kRelu2: activate_all<Activation::kRelu2>(rule, gate, other); break;
+  }
+  store_floats(out + blockIdx.x * out_stride + i, gate);
+}
+
+}  // namespace
+
+void activation(const ActivationArgs& args, Stream& stream) {
+  const Tensor& out = args.out;
+  if (out.size() == 0) return;
+  const int64_t width = out.shape[1];
+  with_type(args.x.dtype, [&](auto type) {
+    using T = decltype(type);
+    constexpr int kCount = 16 / sizeof(T);
+    // The second half of x begins at a vector if out's rows end with one.
+    const bool vectors = hold_vectors({args.x, out}, kCount);
+    launch("activation", vectors ? activation_kernel<T, kCount> : activation_kernel<T, 1>,
+           row_grid(out.shape[0], width, vectors ? kCount : 1), kRowThreads, 0, as_cuda(stream), args.x.as<const T>(),
+           args.x.strides[0], out.as<T>(), out.strides[0], width, args.rule);
+  });
+}
+
+}  // namespace quire::cuda

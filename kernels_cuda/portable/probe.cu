@@ -1,0 +1,17 @@
+// A kernel that does nothing: every file of this library is compiled for the same devices, so what can be said of its
+// code can be said of all.
+#include "kernels_cuda/portable/probe.h"
+
+namespace quire::cuda {
+namespace {
+
+__global__ void probe_kernel() {}
+
+}  // namespace
+
+cudaError_t probe_code() {
+  cudaFuncAttributes attributes{};
+  return cudaFuncGetAttributes(&attributes, probe_kernel);
+}
+
+}  // namespace quire::cuda

@@ -1,0 +1,769 @@
+// Second kernel of sampling: one block per row, from notes to token and candidates. Most rows need the notes (8 KiB) and
+// one span; rows that cut or report read the groups that can hold what they look for, put it into shared memory and sort
+// it there. What does not fit (thousands of tokens kept, or a flat row) is found over the whole row, from L2: see
+// border(). All sums have one order, given by ids, so that a row's result is its own.
+#pragma once
+
+#include "kernels_cuda/common/launch.cuh"
+#include "kernels_cuda/portable/sample_row.cuh"
+
+namespace quire::cuda {
+
+constexpr int kChooseThreads = 512;
+constexpr int kChooseWarps = kChooseThreads / 32;
+constexpr int kCapacity = 4096;    ///< keys that are sorted at once
+constexpr int kBins = 8192;        ///< of a pass over a row
+constexpr int kGroupBins = 2048;   ///< of a pass over groups
+constexpr int kMaxSpans = 4096;
+constexpr int kMostInGroups = 1024;  ///< more than that are not looked for by groups
+static_assert(kChooseThreads == kSampleSpan, "a thread looks at one logit of the span that is drawn from");
+
+struct ChooseMemory {
+  union {
+    TokenKey keys[kCapacity];
+    uint32_t bins[kBins];
+    double masses[kMaxSpans];
+  };
+  double warp_sums[kChooseWarps];
+  TokenKey warp_keys[kChooseWarps];
+  double rest;
+  int first, last, other;
+  int num_keys;
+  TokenKey key;
+};
+
+/// A row in one of its states, as a distribution: the weight of logit x is exp((x - best) * scale).
+struct RowView {
+  const float* logits;
+  const uint32_t* group_best;
+  const SpanSum* sums;
+  int vocabulary;
+  bool vectors;
+  float scale;
+  float best;
+  int32_t best_id;
+  double total;
+
+  __device__ float weight(float x) const { return expf((x - best) * scale); }
+  __device__ float log_probability(float x, double log_total) const {
+    return static_cast<float>((double{x} - best) * scale - log_total);
+  }
+};
+
+/// What is left to draw from: keys from `worst` on with at least that weight.
+struct Kept {
+  TokenKey worst = 0;
+  float least_weight = 0.0f;
+  int count = 0;
+
+  __device__ bool has(const RowView& view, TokenKey key, float weight) const {
+    return key >= worst && weight >= least_weight;
+  }
+};
+
+/// Numbers of equal bins from `top` downwards; what lies below is in the last one. The same for a logit wherever it is
+/// asked, and never falling with the logit: so a bin's number serves as a bound.
+struct LogitBins {
+  float top;
+  float per_unit;
+  int last;
+  __device__ int of(float x) const {
+    return static_cast<int>(fminf((top - x) * per_unit, static_cast<float>(last)));
+  }
+};
+
+/// Sum over the block, to all; in a fixed order.
+__device__ inline double block_total(double value, ChooseMemory& memory) {
+#pragma unroll
+  for (int offset = 16; offset > 0; offset /= 2) value += __shfl_xor_sync(kFullWarp, value, offset);
+  if (threadIdx.x % 32 == 0) memory.warp_sums[threadIdx.x / 32] = value;
+  __syncthreads();
+  double total = 0.0;
+#pragma unroll
+  for (int warp = 0; warp < kChooseWarps; ++warp) total += memory.warp_sums[warp];
+  __syncthreads();
+  return total;
+}
+
+/// Sum of the values of all threads before this one.
+__device__ inline double block_sum_before(double value, ChooseMemory& memory) {
+  const int lane = threadIdx.x % 32;
+  double through = value;
+#pragma unroll
+  for (int offset = 1; offset < 32; offset *= 2) {
+    const double below = __shfl_up_sync(kFullWarp, through, offset);
+    if (lane >= offset) through += below;
+  }
+  double before = __shfl_up_sync(kFullWarp, through, 1);
+  if (lane == 0) before = 0.0;
+  if (lane == 31) memory.warp_sums[threadIdx.x / 32] = through;
+  __syncthreads();
+  double warps = 0.0;
+  for (int warp = 0; warp < static_cast<int>(threadIdx.x / 32); ++warp) warps += memory.warp_sums[warp];
+  __syncthreads();
+  return warps + before;
+}
+
+__device__ inline TokenKey block_largest(TokenKey key, ChooseMemory& memory) {
+#pragma unroll
+  for (int offset = 16; offset > 0; offset /= 2) {
+    const TokenKey other = __shfl_xor_sync(kFullWarp, key, offset);
+    key = other > key ? other : key;
+  }
+  if (threadIdx.x % 32 == 0) memory.warp_keys[threadIdx.x / 32] = key;
+  __syncthreads();
+#pragma unroll
+  for (int warp = 0; warp < kChooseWarps; ++warp) key = memory.warp_keys[warp] > key ? memory.warp_keys[warp] : key;
+  __syncthreads();
+  return key;
+}
+
+/// Where a search puts the first and the last place that it finds.
+__device__ inline void reset_places(ChooseMemory& memory) {
+  if (threadIdx.x == 0) {
+    memory.first = memory.other = INT32_MAX;
+    memory.last = -1;
+  }
+  __syncthreads();
+}
+
+/// Sort the first `count` keys, the largest first.
+__device__ inline void sort_keys(ChooseMemory& memory, int count) {
+  int size = 2;
+  while (size < count) size *= 2;
+  for (int i = count + static_cast<int>(threadIdx.x); i < size; i += kChooseThreads) memory.keys[i] = 0;
+  __syncthreads();
+  // What one warp can do needs no barriers of the block.
+  const bool one_warp = size <= 64;
+  for (int run = 2; run <= size; run *= 2) {
+    for (int step = run / 2; step > 0; step /= 2) {
+      for (int i = threadIdx.x; i < size / 2; i += kChooseThreads) {
+        const int low = 2 * i - (i & (step - 1));
+        const TokenKey a = memory.keys[low];
+        const TokenKey b = memory.keys[low + step];
+        const bool falling = (low & run) == 0;
+        if ((a < b) == falling) {
+          memory.keys[low] = b;
+          memory.keys[low + step] = a;
+        }
+      }
+      if (one_warp) {
+        __syncwarp();
+      } else {
+        __syncthreads();
+      }
+    }
+  }
+  __syncthreads();
+}
+
+/// Call visit(id, logit) for all logits of the groups whose best is wanted(); a warp takes groups in a fixed order, four
+/// at once.
+template <typename Wanted, typename Visit>
+__device__ inline void visit_groups(const RowView& view, Wanted wanted, Visit visit) {
+  constexpr int kAtOnce = 4;
+  const int lane = threadIdx.x % 32;
+  const int num_groups = group_count(view.vocabulary);
+  for (int first = static_cast<int>(threadIdx.x) / 32 * 32; first < num_groups; first += kChooseThreads) {
+    const int mine = first + lane;
+    uint32_t pending = __ballot_sync(kFullWarp, mine < num_groups && wanted(view.group_best[mine]));
+    while (pending != 0) {
+      int id[kAtOnce];
+      float4 x[kAtOnce];
+#pragma unroll
+      for (int u = 0; u < kAtOnce; ++u) {
+        id[u] = pending != 0 ? (first + __ffs(static_cast<int>(pending)) - 1) * kSampleGroup + lane * 4
+                             : view.vocabulary;
+        pending &= pending - 1;
+      }
+      if (view.vectors) {
+#pragma unroll
+        for (int u = 0; u < kAtOnce; ++u) {
+          x[u] = *reinterpret_cast<const float4*>(view.logits + (id[u] < view.vocabulary ? id[u] : 0));
+        }
+      } else {
+#pragma unroll
+        for (int u = 0; u < kAtOnce; ++u) {
+          const auto load = [&](int i) { return id[u] + i < view.vocabulary ? view.logits[id[u] + i] : 0.0f; };
+          x[u] = make_float4(load(0), load(1), load(2), load(3));
+        }
+      }
+#pragma unroll
+      for (int u = 0; u < kAtOnce; ++u) {
+        if (id[u] < view.vocabulary) visit(id[u], x[u].x);
+        if (id[u] + 1 < view.vocabulary) visit(id[u] + 1, x[u].y);
+        if (id[u] + 2 < view.vocabulary) visit(id[u] + 2, x[u].z);
+        if (id[u] + 3 < view.vocabulary) visit(id[u] + 3, x[u].w);
+      }
+    }
+  }
+}
+
+/// Put the keys of all logits that are enough() into memory.keys, in no order. Returns how many there are; above
+/// kCapacity, that there are too many.
+template <typename Enough>
+__device__ inline int collect(const RowView& view, ChooseMemory& memory, Enough enough) {
+  __syncthreads();
+  if (threadIdx.x == 0) memory.num_keys = 0;
+  __syncthreads();
+  const volatile int& count = memory.num_keys;
+  visit_groups(
+      view, [&](uint32_t image) { return enough(from_image(image)) && count <= kCapacity; },
+      [&](int id, float x) {
+        if (!enough(x)) return;
+        const int place = atomicAdd(&memory.num_keys, 1);
+        if (place < kCapacity) memory.keys[place] = key_of(image_of(x), static_cast<uint32_t>(id));
+      });
+  __syncthreads();
+  return memory.num_keys;
+}
+
+/// Collect the best `wanted` tokens and some more: so many groups have one that is as good as the bound. Returns how
+/// many; above kCapacity if that found too many.
+__device__ inline int collect_best(const RowView& view, ChooseMemory& memory, int wanted) {
+  const int num_groups = group_count(view.vocabulary);
+  // Few enough to be looked at whole.
+  if (view.vocabulary <= kMostInGroups) return collect(view, memory, [](float) { return true; });
+  if (wanted > kMostInGroups || wanted > num_groups) return kCapacity + 1;
+  uint32_t worst = 0xffffffffu;
+  for (int i = threadIdx.x; i < num_groups; i += kChooseThreads) {
+    const uint32_t image = view.group_best[i];
+    if (from_image(image) > minus_infinity()) worst = min(worst, image);
+  }
+  worst = ~static_cast<uint32_t>(block_largest(~worst, memory));
+  LogitBins bins;
+  bins.top = view.best;
+  bins.last = kGroupBins - 1;
+  bins.per_unit = static_cast<float>(bins.last) / fmaxf(view.best - from_image(worst), 1e-30f);
+  for (int i = threadIdx.x; i < kGroupBins; i += kChooseThreads) memory.bins[i] = 0;
+  reset_places(memory);
+  for (int i = threadIdx.x; i < num_groups; i += kChooseThreads) {
+    atomicAdd(&memory.bins[bins.of(from_image(view.group_best[i]))], 1u);
+  }
+  __syncthreads();
+  constexpr int kPerThread = kGroupBins / kChooseThreads;
+  int counts[kPerThread];
+  int sum = 0;
+#pragma unroll
+  for (int i = 0; i < kPerThread; ++i) sum += counts[i] = static_cast<int>(memory.bins[threadIdx.x * kPerThread + i]);
+  int through = static_cast<int>(block_sum_before(sum, memory));
+#pragma unroll
+  for (int i = 0; i < kPerThread; ++i) {
+    through += counts[i];
+    if (through >= wanted) atomicMin(&memory.first, static_cast<int>(threadIdx.x) * kPerThread + i);
+  }
+  __syncthreads();
+  const int bound = memory.first;
+  return collect(view, memory, [&](float x) { return bins.of(x) <= bound; });
+}
+
+/// What the best tokens must reach together: so many, or so much weight.
+struct Goal {
+  bool weight;
+  double target;
+};
+
+/// First place in the sorted keys [0, count) through which, with `above` before them, the goal is reached; count - 1 if
+/// none.
+__device__ inline int place_of_goal(const RowView& view, ChooseMemory& memory, int count, const Goal& goal,
+                                    double above) {
+  constexpr int kPerThread = kCapacity / kChooseThreads;
+  const int per_thread = (count + kChooseThreads - 1) / kChooseThreads;
+  const int first = static_cast<int>(threadIdx.x) * per_thread;
+  reset_places(memory);
+  double worth[kPerThread];
+  double sum = 0.0;
+#pragma unroll
+  for (int i = 0; i < kPerThread; ++i) {
+    worth[i] = 0.0;
+    if (i < per_thread && first + i < count) {
+      worth[i] = goal.weight ? double{view.weight(logit_of(memory.keys[first + i]))} : 1.0;
+    }
+    sum += worth[i];
+  }
+  double through = above + block_sum_before(sum, memory);
+#pragma unroll
+  for (int i = 0; i < kPerThread; ++i) {
+    through += worth[i];
+    if (i < per_thread && first + i < count && through >= goal.target) atomicMin(&memory.first, first + i);
+  }
+  __syncthreads();
+  const int place = min(memory.first, count - 1);
+  __syncthreads();
+  return place;
+}
+
+/// The worst of the fewest best keys that reach the goal, of those from `floor` on; all if they do not.
+///
+/// Each pass over the row counts keys in 8192 bins of a window that holds the border, and sums what lies above the
+/// window exactly. A bin's weight is known within the weights of its ends, so that bins are counted and never weighed:
+/// integer sums do not depend on their order. The window shrinks to the bins between which the border must lie, until
+/// its keys can be sorted. The first window is the row, in bins of equal weight ratio; the later ones divide keys, ids
+/// of equal logits included. Two passes as a rule.
+__device__ inline TokenKey border(const RowView& view, ChooseMemory& memory, const Goal& goal, TokenKey floor) {
+  // Rounding of weights at the ends of bins.
+  const double slack = goal.weight ? 1e-5 : 0.0;
+  LogitBins row_bins;
+  row_bins.top = view.best;
+  row_bins.per_unit = 256.0f * view.scale;
+  row_bins.last = kBins - 1;
+  TokenKey low = max(floor, uint64_t{image_of(minus_infinity())} << 32);
+  TokenKey high = key_of(image_of(view.best), 0);
+  int shift = 0;
+  for (int round = 0;; ++round) {
+    const bool by_logit = round == 0;
+    __syncthreads();
+    for (int i = threadIdx.x; i < kBins; i += kChooseThreads) memory.bins[i] = 0;
+    reset_places(memory);
+    double sum = 0.0;
+    visit_groups(
+        view, [&](uint32_t image) { return key_of(image, 0) >= low; },
+        [&](int id, float x) {
+          const TokenKey key = key_of(image_of(x), static_cast<uint32_t>(id));
+          if (key < low) return;
+          if (key > high) {
+            sum += goal.weight ? view.weight(x) : 1.0f;
+            return;
+          }
+          const int bin = by_logit ? row_bins.of(x) : static_cast<int>((high - key) >> shift);
+          // Many of a kind would queue for their bin.
+          const unsigned lanes = __activemask();
+          int same = 0;
+          __match_all_sync(lanes, bin, &same);
+          if (same == 0) {
+            atomicAdd(&memory.bins[bin], 1u);
+          } else if (static_cast<int>(threadIdx.x % 32) == __ffs(static_cast<int>(lanes)) - 1) {
+            atomicAdd(&memory.bins[bin], static_cast<unsigned>(__popc(lanes)));
+          }
+        });
+    const double above = block_total(sum, memory);
+
+    // Least and largest weight of this thread's bins, then where the sums of each pass the target.
+    constexpr int kPerThread = kBins / kChooseThreads;
+    const int first_bin = static_cast<int>(threadIdx.x) * kPerThread;
+    const auto weight_at = [&](int bin) -> double {
+      if (!goal.weight) return 1.0;
+      if (by_logit) return bin > row_bins.last ? 0.0 : expf(static_cast<float>(bin) * (-1.0f / 256.0f));
+      const TokenKey down = static_cast<TokenKey>(bin) << shift;
+      return view.weight(logit_of(down > high - low ? low : high - down));
+    };
+    double least = 0.0;
+    double most = 0.0;
+    for (int i = 0; i < kPerThread; ++i) {
+      const double count = memory.bins[first_bin + i];
+      if (count == 0.0) continue;
+      least += count * weight_at(first_bin + i + 1);
+      most += count * weight_at(first_bin + i);
+      atomicMax(&memory.last, first_bin + i);
+    }
+    least = above + (1.0 - slack) * block_sum_before(least, memory);
+    most = above + (1.0 + slack) * block_sum_before(most, memory);
+    for (int i = 0; i < kPerThread; ++i) {
+      const double count = memory.bins[first_bin + i];
+      if (count == 0.0) continue;
+      least += (1.0 - slack) * count * weight_at(first_bin + i + 1);
+      most += (1.0 + slack) * count * weight_at(first_bin + i);
+      if (most >= goal.target) atomicMin(&memory.first, first_bin + i);
+      if (least >= goal.target) atomicMin(&memory.other, first_bin + i);
+    }
+    __syncthreads();
+    const int from_bin = min(memory.first, memory.last);
+    int to_bin = min(memory.other, memory.last);
+    // Differences beneath rounding are not chased for ever.
+    constexpr int kManyRounds = 6;
+    if (round >= kManyRounds) to_bin = from_bin;
+    double held = 0.0;
+    for (int i = 0; i < kPerThread; ++i) {
+      if (first_bin + i >= from_bin && first_bin + i <= to_bin) held += memory.bins[first_bin + i];
+    }
+    held = block_total(held, memory);
+
+    TokenKey next_low = low;
+    TokenKey next_high = high;
+    if (by_logit) {
+      // The images at which the bin's number changes.
+      const auto first_image = [&](int bin) {
+        uint32_t under = image_of(minus_infinity());  // its bin is the last one
+        uint32_t at = image_of(view.best);
+        while (at - under > 1) {
+          const uint32_t middle = under + (at - under) / 2;
+          (row_bins.of(from_image(middle)) <= bin ? at : under) = middle;
+        }
+        return at;
+      };
+      if (to_bin < row_bins.last) next_low = max(low, uint64_t{first_image(to_bin)} << 32);
+      if (from_bin > 0) next_high = (uint64_t{first_image(from_bin - 1)} << 32) - 1;
+    } else {
+      const TokenKey down = (static_cast<TokenKey>(to_bin) + 1) << shift;
+      if (down <= high - low) next_low = high - down + 1;
+      next_high = high - (static_cast<TokenKey>(from_bin) << shift);
+    }
+    low = next_low;
+    high = next_high;
+    if (held <= kCapacity) break;
+    const int bits = 64 - __clzll(static_cast<long long>(high - low));
+    constexpr int kBinBits = 13;
+    shift = max(0, bits - kBinBits);
+  }
+
+  // The window fits: sum above it once more, and sort it.
+  __syncthreads();
+  if (threadIdx.x == 0) memory.num_keys = 0;
+  __syncthreads();
+  double sum = 0.0;
+  visit_groups(
+      view, [&](uint32_t image) { return key_of(image, 0) >= low; },
+      [&](int id, float x) {
+        const TokenKey key = key_of(image_of(x), static_cast<uint32_t>(id));
+        if (key < low) return;
+        if (key > high) {
+          sum += goal.weight ? view.weight(x) : 1.0f;
+          return;
+        }
+        const int place = atomicAdd(&memory.num_keys, 1);
+        if (place < kCapacity) memory.keys[place] = key;
+      });
+  const double above = block_total(sum, memory);
+  const int count = min(memory.num_keys, kCapacity);
+  if (count == 0) return low;
+  sort_keys(memory, count);
+  const TokenKey worst = memory.keys[place_of_goal(view, memory, count, goal, above)];
+  __syncthreads();
+  return worst;
+}
+
+/// The weight of what is kept of each span, into memory.masses; returns the total and counts.
+__device__ inline double weigh_spans(const RowView& view, ChooseMemory& memory, Kept& kept) {
+  __syncthreads();
+  const int num_spans = span_count(view.vocabulary);
+  double counted = 0.0;
+  for (int span = threadIdx.x / 32; span < num_spans; span += kChooseWarps) {
+    float x[kLogitsPerLane];
+    load_span(x, view.logits, span * kSampleSpan, view.vocabulary, view.vectors);
+    double mass = 0.0;
+#pragma unroll
+    for (int i = 0; i < kLogitsPerLane; ++i) {
+      const int id = span * kSampleSpan + place_in_span(i);
+      const float weight = view.weight(x[i]);
+      if (id >= view.vocabulary || !kept.has(view, key_of(image_of(x[i]), static_cast<uint32_t>(id)), weight)) continue;
+      mass += weight;
+      counted += 1.0;
+    }
+#pragma unroll
+    for (int offset = 16; offset > 0; offset /= 2) mass += __shfl_xor_sync(kFullWarp, mass, offset);
+    if (threadIdx.x % 32 == 0) memory.masses[span] = mass;
+  }
+  kept.count = static_cast<int>(block_total(counted, memory));
+  double sum = 0.0;
+  for (int span = threadIdx.x; span < num_spans; span += kChooseThreads) sum += memory.masses[span];
+  return block_total(sum, memory);
+}
+
+/// The first kept token in order of id at which the sum of weights passes `left`; first its span, by memory.masses, then
+/// its place there. Rounding may leave a little beyond the end: then the last one that can be drawn.
+__device__ inline int32_t draw_from_spans(const RowView& view, ChooseMemory& memory, const Kept& kept, double left) {
+  const int num_spans = span_count(view.vocabulary);
+  const int per_thread = (num_spans + kChooseThreads - 1) / kChooseThreads;
+  const int first = min(num_spans, static_cast<int>(threadIdx.x) * per_thread);
+  const int end = min(num_spans, first + per_thread);
+  reset_places(memory);
+  double sum = 0.0;
+  for (int span = first; span < end; ++span) {
+    sum += memory.masses[span];
+    if (memory.masses[span] > 0.0) atomicMax(&memory.last, span);
+  }
+  const double before = block_sum_before(sum, memory);
+  double through = before;
+  for (int span = first; span < end; ++span) {
+    through += memory.masses[span];
+    if (through > left) atomicMin(&memory.first, span);
+  }
+  if (threadIdx.x == 0) memory.rest = static_cast<double>(infinity());
+  __syncthreads();
+  const int chosen = min(memory.first, memory.last);
+  if (memory.first == chosen && chosen >= first && chosen < end) {
+    double rest = left - before;
+    for (int span = first; span < chosen; ++span) rest -= memory.masses[span];
+    memory.rest = rest;
+  }
+  __syncthreads();
+  const double rest = memory.rest;
+  if (chosen < 0) return view.best_id;
+
+  reset_places(memory);
+  const int id = chosen * kSampleSpan + static_cast<int>(threadIdx.x);
+  float weight = 0.0f;
+  if (id < view.vocabulary) {
+    const float x = view.logits[id];
+    weight = view.weight(x);
+    if (!kept.has(view, key_of(image_of(x), static_cast<uint32_t>(id)), weight)) weight = 0.0f;
+  }
+  const double passed = block_sum_before(weight, memory) + weight;
+  if (weight > 0.0f) {
+    atomicMax(&memory.last, id);
+    if (passed > rest) atomicMin(&memory.first, id);
+  }
+  __syncthreads();
+  const int32_t token = min(memory.first, memory.last);
+  __syncthreads();
+  return token >= 0 ? token : view.best_id;
+}
+
+/// What top_k, top_p and min_p leave of the sorted keys [0, count), and a draw from it.
+__device__ inline int32_t draw_from_keys(RowView& view, ChooseMemory& memory, const SampleRow& row, int top_k,
+                                         int count, double uniform, Kept& kept) {
+  constexpr int kPerThread = kCapacity / kChooseThreads;
+  if (top_k > 0) count = min(count, top_k);
+  if (row.top_p < 1.0f) {
+    double total = view.total;
+    if (top_k > 0) {
+      double sum = 0.0;
+      for (int i = threadIdx.x; i < count; i += kChooseThreads) sum += view.weight(logit_of(memory.keys[i]));
+      total = block_total(sum, memory);
+    }
+    count = place_of_goal(view, memory, count, {true, row.top_p * total}, 0.0) + 1;
+  }
+  if (row.min_p > 0.0f) {
+    reset_places(memory);
+    for (int i = threadIdx.x; i < count; i += kChooseThreads) {
+      if (view.weight(logit_of(memory.keys[i])) < row.min_p) atomicMin(&memory.first, i);
+    }
+    __syncthreads();
+    count = max(1, min(count, memory.first));
+    __syncthreads();
+  }
+  kept.worst = memory.keys[count - 1];
+  kept.count = count;
+  __syncthreads();
+  // In order of id; the weight rides in the lower half.
+  for (int i = threadIdx.x; i < count; i += kChooseThreads) {
+    const TokenKey key = memory.keys[i];
+    memory.keys[i] = key << 32 | __float_as_uint(view.weight(logit_of(key)));
+  }
+  sort_keys(memory, count);
+  const int per_thread = (count + kChooseThreads - 1) / kChooseThreads;
+  const int first = static_cast<int>(threadIdx.x) * per_thread;
+  reset_places(memory);
+  float weights[kPerThread];
+  double sum = 0.0;
+#pragma unroll
+  for (int i = 0; i < kPerThread; ++i) {
+    const bool there = i < per_thread && first + i < count;
+    weights[i] = there ? __uint_as_float(static_cast<uint32_t>(memory.keys[first + i])) : 0.0f;
+    sum += weights[i];
+  }
+  const double before = block_sum_before(sum, memory);
+  view.total = block_total(sum, memory);
+  const double left = uniform * view.total;
+  double through = before;
+#pragma unroll
+  for (int i = 0; i < kPerThread; ++i) {
+    through += weights[i];
+    if (weights[i] == 0.0f) continue;
+    atomicMax(&memory.last, first + i);
+    if (through > left) atomicMin(&memory.first, first + i);
+  }
+  __syncthreads();
+  const int place = min(memory.first, memory.last);
+  const int32_t token = id_of(memory.keys[place] >> 32);
+  __syncthreads();
+  return token;
+}
+
+/// Draw from what top_k, top_p and min_p leave. Afterwards view.total is the weight of that.
+__device__ inline int32_t draw_from_cut(RowView& view, ChooseMemory& memory, const SampleRow& row, int top_k,
+                                        double uniform, Kept& kept) {
+  int count = kCapacity + 1;
+  if (top_k > 0) {
+    count = collect_best(view, memory, top_k);
+    if (count <= kCapacity) sort_keys(memory, count);
+  } else {
+    // Tokens that together weigh no more than what top_p drops are all dropped. A first guess takes few tokens and
+    // nearly always holds top_p; the second holds it but for rounding.
+    const double dropped = (1.0 - double{row.top_p}) * view.total;
+    for (const double guess : {dropped / 1024.0, dropped / view.vocabulary}) {
+      const auto least = static_cast<float>(fmax(double{row.min_p}, guess));
+      count = collect(view, memory, [&](float x) { return view.weight(x) >= least; });
+      if (count > kCapacity) break;
+      sort_keys(memory, count);
+      if (row.min_p >= guess) break;
+      double sum = 0.0;
+      for (int i = threadIdx.x; i < count; i += kChooseThreads) sum += view.weight(logit_of(memory.keys[i]));
+      if (block_total(sum, memory) >= row.top_p * view.total) break;
+      count = kCapacity + 1;
+    }
+  }
+  if (count <= kCapacity) return draw_from_keys(view, memory, row, top_k, count, uniform, kept);
+  if (top_k > 0) {
+    kept.worst = border(view, memory, {false, static_cast<double>(top_k)}, 0);
+    if (row.top_p < 1.0f) view.total = weigh_spans(view, memory, kept);
+  }
+  if (row.top_p < 1.0f) kept.worst = border(view, memory, {true, row.top_p * view.total}, kept.worst);
+  kept.least_weight = row.min_p;
+  view.total = weigh_spans(view, memory, kept);
+  return draw_from_spans(view, memory, kept, uniform * view.total);
+}
+
+/// Philox4x32-10: the first of four random words from a 128-bit counter and a 64-bit key.
+/// Source: Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011; constants as in Random123.
+__device__ inline double uniform_draw(const SampleRow& row) {
+  uint32_t counter[4] = {static_cast<uint32_t>(row.position), static_cast<uint32_t>(row.position >> 32), row.sequence,
+                         0u};
+  uint32_t key[2] = {static_cast<uint32_t>(row.seed), static_cast<uint32_t>(row.seed >> 32)};
+#pragma unroll
+  for (int round = 0; round < 10; ++round) {
+    const uint64_t first = uint64_t{0xD2511F53u} * counter[0];
+    const uint64_t second = uint64_t{0xCD9E8D57u} * counter[2];
+    counter[0] = static_cast<uint32_t>(second >> 32) ^ counter[1] ^ key[0];
+    counter[1] = static_cast<uint32_t>(second);
+    counter[2] = static_cast<uint32_t>(first >> 32) ^ counter[3] ^ key[1];
+    counter[3] = static_cast<uint32_t>(first);
+    key[0] += 0x9E3779B9u;
+    key[1] += 0xBB67AE85u;
+  }
+  return counter[0] * 0x1p-32;
+}
+
+/// Take the notes of a row in; leaves the weight of every span in memory.masses. Whether all logits were finite.
+__device__ inline bool open_view(RowView& view, ChooseMemory& memory) {
+  const int num_spans = span_count(view.vocabulary);
+  TokenKey best = 0;
+  bool finite = true;
+  __syncthreads();
+  for (int span = threadIdx.x; span < num_spans; span += kChooseThreads) {
+    const SpanSum sum = view.sums[span];
+    const TokenKey key = key_of(image_of(sum.best), static_cast<uint32_t>(sum.best_id));
+    best = key > best ? key : best;
+    finite = finite && sum.finite != 0;
+  }
+  best = block_largest(best, memory);
+  view.best = logit_of(best);
+  view.best_id = id_of(best);
+  finite = __syncthreads_and(finite ? 1 : 0) != 0 && view.best > minus_infinity();
+  if (!finite) return false;
+  double total = 0.0;
+  for (int span = threadIdx.x; span < num_spans; span += kChooseThreads) {
+    const SpanSum sum = view.sums[span];
+    const double mass = sum.sum > 0.0f ? sum.sum * exp((double{sum.best} - view.best) * view.scale) : 0.0;
+    memory.masses[span] = mass;
+    total += mass;
+  }
+  view.total = block_total(total, memory);
+  return true;
+}
+
+/// The best tokens in falling order and what was dropped in order of id, without the chosen one, which stands first.
+__device__ inline int report(const RowView& view, ChooseMemory& memory, int32_t token, const Kept* kept, int wanted,
+                             SampledCandidate* candidates) {
+  const double log_total = log(view.total);
+  const TokenKey chosen = key_of(image_of(view.logits[token]), static_cast<uint32_t>(token));
+  int larger = 0;
+  visit_groups(
+      view, [&](uint32_t image) { return key_of(image, 0) > chosen; },
+      [&](int id, float x) { larger += key_of(image_of(x), static_cast<uint32_t>(id)) > chosen ? 1 : 0; });
+  const int chosen_place = static_cast<int>(block_total(larger, memory));
+  if (threadIdx.x == 0) {
+    candidates[0] = {token, chosen_place + 1, view.log_probability(logit_of(chosen), log_total)};
+  }
+  wanted = min(wanted, view.vocabulary);
+  const int num_best = kept != nullptr ? min(wanted, kept->count) : wanted;
+  TokenKey bound = ~TokenKey{0};  // all from here on are reported
+  for (int first = 0; first < num_best; first += kCapacity) {
+    const int size = min(kCapacity, num_best - first);
+    int count = num_best <= kMostInGroups ? collect_best(view, memory, num_best) : kCapacity + 1;
+    if (count > kCapacity) {
+      const TokenKey worst = border(view, memory, {false, static_cast<double>(first + size)}, 0);
+      if (threadIdx.x == 0) memory.num_keys = 0;
+      __syncthreads();
+      visit_groups(
+          view, [&](uint32_t image) { return key_of(image, 0) >= worst; },
+          [&](int id, float x) {
+            const TokenKey key = key_of(image_of(x), static_cast<uint32_t>(id));
+            if (key >= worst && key < bound) memory.keys[atomicAdd(&memory.num_keys, 1)] = key;
+          });
+      __syncthreads();
+      count = memory.num_keys;
+      bound = worst;
+    }
+    sort_keys(memory, count);
+    for (int i = threadIdx.x; i < size; i += kChooseThreads) {
+      const int place = first + i;
+      if (place == chosen_place) continue;
+      const TokenKey key = memory.keys[i];
+      candidates[place < chosen_place ? place + 1 : place] = {id_of(key), place + 1,
+                                                              view.log_probability(logit_of(key), log_total)};
+    }
+    __syncthreads();
+  }
+  // All dropped tokens are alike: minus infinity, the smaller id first.
+  for (int first = 0, place = num_best; place < wanted; first += kChooseThreads) {
+    const int id = first + static_cast<int>(threadIdx.x);
+    bool dropped = false;
+    if (id < view.vocabulary) {
+      const float x = view.logits[id];
+      dropped = !kept->has(view, key_of(image_of(x), static_cast<uint32_t>(id)), view.weight(x));
+    }
+    const int mine = place + static_cast<int>(block_sum_before(dropped ? 1.0 : 0.0, memory));
+    if (dropped && mine < wanted) {
+      candidates[mine < chosen_place ? mine + 1 : mine] = {id, mine + 1, minus_infinity()};
+    }
+    place += __syncthreads_count(dropped ? 1 : 0);
+  }
+  return wanted + (chosen_place < wanted ? 0 : 1);
+}
+
+__global__ void __launch_bounds__(kChooseThreads, 2) choose_tokens(SampleParams params) {
+  __shared__ ChooseMemory memory;
+  wait_for_previous();
+  let_next_start();
+  const int row_index = blockIdx.x;
+  const SampleRow& row = params.rows[row_index];
+  const RowWants wants(row);
+  const int vocabulary = params.vocabulary;
+  const auto view_of = [&](LogitState state, const float* logits, float scale) {
+    RowView view;
+    view.logits = logits;
+    view.group_best = params.row_groups(state, row_index);
+    view.sums = params.row_sums(state, row_index);
+    view.vocabulary = vocabulary;
+    view.vectors = params.vectors;
+    view.scale = scale;
+    return view;
+  };
+  RowView view = view_of(kChanged, params.row_logits(row_index), wants.scale);
+  SampledToken result;
+  if (!open_view(view, memory)) {
+    result.finite = 0;
+    if (threadIdx.x == 0) params.tokens[row_index] = result;
+    return;
+  }
+  const int top_k = row.top_k > 0 && row.top_k < vocabulary ? row.top_k : 0;
+  const bool cut = !wants.greedy && (top_k > 0 || row.top_p < 1.0f || row.min_p > 0.0f);
+  const double row_total = view.total;
+  Kept kept;
+  if (wants.given) {
+    result.token = row.given_token;
+  } else if (wants.greedy) {
+    result.token = view.best_id;
+  } else if (cut) {
+    result.token = draw_from_cut(view, memory, row, top_k, uniform_draw(row), kept);
+  } else {
+    result.token = draw_from_spans(view, memory, kept, uniform_draw(row) * view.total);
+  }
+  const bool as_given = row.raw_logprobs != 0 && !wants.given;
+  if (wants.raw) {
+    view = view_of(kRaw, wants.edited() ? params.row_raw_logits(row_index) : view.logits, 1.0f);
+    open_view(view, memory);
+  } else if (as_given) {
+    view.total = row_total;
+  }
+  result.logprob = view.log_probability(view.logits[result.token], log(view.total));
+  const int wanted = min(row.num_logprobs, params.max_candidates - 1);
+  if (wanted >= 0) {
+    result.num_candidates = report(view, memory, result.token, cut && !as_given ? &kept : nullptr, wanted,
+                                   params.candidates + static_cast<int64_t>(row_index) * params.max_candidates);
+  }
+  if (threadIdx.x == 0) params.tokens[row_index] = result;
+}
+
+}  // namespace quire::cuda

@@ -1,0 +1,50 @@
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include <cstddef>
+
+#include "backend/backend.h"
+#include "kernels_cuda/common/device.h"
+
+namespace quire::cuda {
+
+class Blas;
+
+/// What a backend's ops share beside their arguments.
+struct Resources {
+  Device device;
+  bool deterministic = false;
+  /// Null if cuBLASLt is not there: then our own kernels do all matrix products.
+  Blas* blas = nullptr;
+  /// Room for partial results of attention and of matrix products; an op's contents are its own until the next op.
+  void* scratch = nullptr;
+  size_t scratch_bytes = 0;
+  /// Counters that a kernel finds zero and leaves zero, so that the last of its blocks can be told.
+  unsigned* counters = nullptr;
+  size_t num_counters = 0;
+};
+
+class CudaStream final : public Stream {
+ public:
+  CudaStream(const Resources& resources, cudaStream_t handle) : resources_(resources), handle_(handle) {}
+  ~CudaStream() override { cudaStreamDestroy(handle_); }
+  CudaStream(const CudaStream&) = delete;
+  CudaStream& operator=(const CudaStream&) = delete;
+
+  void synchronize() override { check(cudaStreamSynchronize(handle_), "waiting for the device"); }
+
+  cudaStream_t handle() const { return handle_; }
+  const Resources& resources() const { return resources_; }
+  const Device& device() const { return resources_.device; }
+
+ private:
+  const Resources& resources_;
+  cudaStream_t handle_;
+};
+
+inline CudaStream& as_cuda(Stream& stream) {
+  return static_cast<CudaStream&>(stream);
+}
+
+}  // namespace quire::cuda

@@ -1,0 +1,540 @@
+// linear, grouped_linear, normed_linear and pack_linear of a GPU against their definitions in double, over the values
+// that the rounded operands really have.
+//
+// Bounds: outputs are about normal. float32 sums of exact products, made in any order, lie within 1e-4; a 16-bit output
+// is rounded once more. Where 16-bit inputs are themselves results (a norm), one of them may round the other way.
+#include <algorithm>
+#include <numeric>
+#include <tuple>
+
+#include "accelerators/accelerator.h"
+#include "quire/error.h"
+
+namespace quire {
+namespace {
+
+using test::accelerator;
+using test::Numbers;
+
+const DType kTypes[] = {DType::kFloat32, DType::kBFloat16, DType::kFloat16};
+
+double tolerance_of(DType out) {
+  return out == DType::kFloat32 ? 1e-4 : test::rounding_of(out);
+}
+
+/// [groups * n, k], about 1 / sqrt(k) each, so that outputs are about normal.
+Numbers random_weight(DType dtype, int64_t rows, int64_t k, uint32_t seed) {
+  return Numbers::random(dtype, rows, k, seed, 0, 1.0f / std::sqrt(static_cast<float>(k)));
+}
+
+PackedLinear pack(Numbers& weight, Stream& stream, int64_t groups = 1) {
+  LinearSource source;
+  const Tensor all = weight.tensor();
+  const int64_t n = weight.rows() / groups;
+  for (int64_t group = 0; group < groups; ++group) source.parts.push_back(all.rows(group * n, n));
+  source.groups = groups;
+  source.dtype = all.dtype;
+  return accelerator()->pack_linear(source, stream);
+}
+
+double dot(const Numbers& x, int64_t row, const Numbers& weight, int64_t n, int64_t x_begin = 0) {
+  double sum = 0.0;
+  for (int64_t k = 0; k < weight.columns(); ++k) {
+    sum += static_cast<double>(x.get(row, x_begin + k)) * static_cast<double>(weight.get(n, k));
+  }
+  return sum;
+}
+
+/// Float32 that the type of the model can hold, as biases of its checkpoint are.
+Numbers random_bias(DType dtype, int64_t n, uint32_t seed) {
+  const Numbers rounded = Numbers::random(dtype, 1, n, seed);
+  Numbers bias(DType::kFloat32, 1, n);
+  for (int64_t i = 0; i < n; ++i) bias.set(0, i, rounded.get(0, i));
+  return bias;
+}
+
+struct Case {
+  DType x, weight, out;
+  int64_t tokens, n, k;
+  bool bias = false;
+  bool residual = false;
+  int64_t x_gap = 0, out_gap = 0;
+};
+
+std::string describe(const Case& c) {
+  std::ostringstream text;
+  text << "x " << dtype_name(c.x) << ", weight " << dtype_name(c.weight) << ", out " << dtype_name(c.out) << ", T "
+       << c.tokens << ", N " << c.n << ", K " << c.k << ", bias " << c.bias << ", residual " << c.residual << ", gaps "
+       << c.x_gap << " " << c.out_gap;
+  return text.str();
+}
+
+void check_linear(const Case& c, bool deterministic = false) {
+  SCOPED_TRACE(describe(c));
+  Backend& backend = *accelerator(deterministic);
+  const auto stream = backend.create_stream();
+  Numbers weight = random_weight(c.weight, c.n, c.k, 1);
+  const PackedLinear packed = pack(weight, *stream);
+  Numbers x = Numbers::random(c.x, c.tokens, c.k, 2, c.x_gap);
+  Numbers bias = random_bias(c.out, c.n, 3);
+  Numbers residual = Numbers::random(DType::kFloat32, c.tokens, c.n, 4, c.out_gap);
+  Numbers out = c.residual ? Numbers::random(DType::kFloat32, c.tokens, c.n, 4, c.out_gap)
+                           : Numbers(c.out, c.tokens, c.n, c.out_gap);
+  LinearArgs args;
+  args.x = x.tensor();
+  args.weight = &packed;
+  if (c.bias) args.bias = bias.vector();
+  args.out = out.tensor();
+  if (c.residual) args.residual = args.out;
+  backend.ops().linear(args, *stream);
+  stream->synchronize();
+  for (int64_t t = 0; t < c.tokens; ++t) {
+    for (int64_t n = 0; n < c.n; ++n) {
+      const double expected =
+          dot(x, t, weight, n) + (c.bias ? bias.get(0, n) : 0.0) + (c.residual ? residual.get(t, n) : 0.0);
+      ASSERT_TRUE(test::near(out.get(t, n), expected, tolerance_of(c.residual ? DType::kFloat32 : c.out)))
+          << "row " << t << ", column " << n;
+    }
+  }
+  EXPECT_TRUE(out.gaps_untouched());
+}
+
+TEST(Linear, is_the_definition_for_all_types_and_sizes) {
+  QUIRE_NEED_ACCELERATOR();
+  const std::pair<int64_t, int64_t> shapes[] = {{1, 8}, {7, 64}, {33, 72}, {130, 520}, {257, 1000}, {300, 2048}};
+  for (const DType dtype : kTypes) {
+    for (const auto& [n, k] : shapes) {
+      for (const int64_t tokens : {1, 2, 3, 5, 8, 9, 16, 17, 33, 70}) {
+        const bool odd = tokens % 2 != 0;
+        check_linear({dtype, dtype, odd ? DType::kFloat32 : dtype, tokens, n, k, n % 2 != 0});
+        if (HasFatalFailure()) return;
+      }
+    }
+  }
+}
+
+TEST(Linear, takes_more_rows_and_longer_sums) {
+  QUIRE_NEED_ACCELERATOR();
+  for (const DType dtype : kTypes) {
+    check_linear({dtype, dtype, dtype, 257, 192, 320, true});
+    check_linear({dtype, dtype, DType::kFloat32, 1, 150, 14336});
+    check_linear({dtype, dtype, DType::kFloat32, 5, 40, 14336, false, true});
+    check_linear({dtype, dtype, DType::kFloat32, 12, 40, 14336, true});
+    check_linear({dtype, dtype, dtype, 1, 5000, 128});
+  }
+}
+
+TEST(Linear, adds_bias_and_residual_in_place) {
+  QUIRE_NEED_ACCELERATOR();
+  for (const DType dtype : kTypes) {
+    for (const int64_t tokens : {1, 4, 11, 40, 129}) {
+      check_linear({dtype, dtype, DType::kFloat32, tokens, 96, 256, false, true});
+      check_linear({dtype, dtype, DType::kFloat32, tokens, 100, 264, true, true});
+    }
+  }
+}
+
+TEST(Linear, takes_strided_rows_and_leaves_the_gaps_alone) {
+  QUIRE_NEED_ACCELERATOR();
+  for (const DType dtype : kTypes) {
+    for (const int64_t tokens : {1, 3, 13, 50}) {
+      check_linear({dtype, dtype, dtype, tokens, 65, 128, true, false, 8, 3});
+      check_linear({dtype, dtype, dtype, tokens, 64, 128, false, false, 1, 8});
+      check_linear({dtype, dtype, DType::kFloat32, tokens, 64, 128, false, true, 16, 4});
+    }
+  }
+}
+
+TEST(Linear, takes_any_mixture_of_types_and_odd_columns) {
+  QUIRE_NEED_ACCELERATOR();
+  for (const DType x : kTypes) {
+    for (const DType weight : kTypes) {
+      for (const DType out : kTypes) {
+        check_linear({x, weight, out, 3, 37, 129, true});
+        check_linear({x, weight, out, 21, 37, 128});
+      }
+    }
+  }
+}
+
+TEST(Linear, keeps_a_residual_that_is_not_the_output) {
+  QUIRE_NEED_ACCELERATOR();
+  Backend& backend = *accelerator();
+  const auto stream = backend.create_stream();
+  Numbers weight = random_weight(DType::kBFloat16, 48, 64, 1);
+  const PackedLinear packed = pack(weight, *stream);
+  for (const int64_t tokens : {2, 30}) {
+    Numbers x = Numbers::random(DType::kBFloat16, tokens, 64, 2);
+    Numbers residual = Numbers::random(DType::kFloat32, tokens, 48, 3, 5);
+    Numbers out(DType::kFloat32, tokens, 48);
+    backend.ops().linear(
+        {.x = x.tensor(), .weight = &packed, .bias = {}, .residual = residual.tensor(), .out = out.tensor()}, *stream);
+    stream->synchronize();
+    for (int64_t t = 0; t < tokens; ++t) {
+      for (int64_t n = 0; n < 48; ++n) {
+        ASSERT_TRUE(test::near(out.get(t, n), dot(x, t, weight, n) + residual.get(t, n), 1e-4)) << t << " " << n;
+      }
+    }
+  }
+}
+
+/// Row 0's bits alone and among others.
+void expect_rows_alone(DType dtype, int64_t n, int64_t k, bool deterministic) {
+  SCOPED_TRACE(std::string(dtype_name(dtype)) + " " + std::to_string(n) + " x " + std::to_string(k));
+  Backend& backend = *accelerator(deterministic);
+  const auto stream = backend.create_stream();
+  Numbers weight = random_weight(dtype, n, k, 1);
+  const PackedLinear packed = pack(weight, *stream);
+  constexpr int64_t kMost = 200;
+  Numbers x = Numbers::random(dtype, kMost, k, 2);
+  const auto run = [&](int64_t first, int64_t count) {
+    Numbers out(dtype, count, n);
+    backend.ops().linear(
+        {.x = x.tensor().rows(first, count), .weight = &packed, .bias = {}, .residual = {}, .out = out.tensor()},
+        *stream);
+    stream->synchronize();
+    return out;
+  };
+  const Numbers all = run(0, kMost);
+  for (const auto& [first, count] : {std::pair<int64_t, int64_t>{0, 1}, {7, 2}, {64, 9}, {130, 70}, {199, 1}}) {
+    const Numbers some = run(first, count);
+    for (int64_t t = 0; t < count; ++t) EXPECT_TRUE(some.row_bits_equal(t, all, first + t)) << first << " + " << t;
+  }
+}
+
+TEST(Linear, row_depends_on_the_row_alone_in_float32) {
+  QUIRE_NEED_ACCELERATOR();
+  expect_rows_alone(DType::kFloat32, 100, 700, false);
+  expect_rows_alone(DType::kFloat32, 65, 2056, false);
+}
+
+TEST(Linear, row_depends_on_the_row_alone_if_deterministic) {
+  QUIRE_NEED_ACCELERATOR();
+  for (const DType dtype : kTypes) {
+    expect_rows_alone(dtype, 192, 512, true);
+    expect_rows_alone(dtype, 260, 1000, true);
+    check_linear({dtype, dtype, dtype, 3, 130, 520, true}, true);
+    check_linear({dtype, dtype, DType::kFloat32, 90, 130, 520, false, true}, true);
+  }
+}
+
+TEST(Linear, can_be_recorded) {
+  QUIRE_NEED_ACCELERATOR();
+  Backend& backend = *accelerator();
+  const auto stream = backend.create_stream();
+  Numbers first = random_weight(DType::kBFloat16, 256, 128, 1);
+  Numbers second = random_weight(DType::kBFloat16, 128, 256, 2);
+  const PackedLinear packed_first = pack(first, *stream);
+  const PackedLinear packed_second = pack(second, *stream);
+  for (const int64_t tokens : {1, 40}) {
+    Numbers x = Numbers::random(DType::kBFloat16, tokens, 128, 3);
+    Numbers middle(DType::kBFloat16, tokens, 256);
+    Numbers out(DType::kFloat32, tokens, 128);
+    backend.begin_recording(*stream);
+    backend.ops().linear({.x = x.tensor(), .weight = &packed_first, .bias = {}, .residual = {}, .out = middle.tensor()},
+                         *stream);
+    backend.ops().linear(
+        {.x = middle.tensor(), .weight = &packed_second, .bias = {}, .residual = {}, .out = out.tensor()}, *stream);
+    const auto graph = backend.end_recording(*stream);
+    for (uint32_t round = 0; round < 3; ++round) {
+      const Numbers fresh = Numbers::random(DType::kBFloat16, tokens, 128, 10 + round);
+      for (int64_t t = 0; t < tokens; ++t) {
+        for (int64_t k = 0; k < 128; ++k) x.set(t, k, fresh.get(t, k));
+      }
+      graph->launch(*stream);
+      stream->synchronize();
+      for (int64_t t = 0; t < tokens; ++t) {
+        for (int64_t n = 0; n < 256; ++n) {
+          ASSERT_TRUE(test::near(middle.get(t, n), dot(x, t, first, n), test::rounding_of(DType::kBFloat16)));
+        }
+        for (int64_t n = 0; n < 128; ++n) ASSERT_TRUE(test::near(out.get(t, n), dot(middle, t, second, n), 1e-4));
+      }
+    }
+  }
+}
+
+void check_grouped(DType dtype, DType out_dtype, int64_t tokens, int64_t groups, int64_t n, int64_t k) {
+  SCOPED_TRACE(std::string(dtype_name(dtype)) + ", T " + std::to_string(tokens) + ", G " + std::to_string(groups) +
+               ", N " + std::to_string(n) + ", K " + std::to_string(k));
+  Backend& backend = *accelerator();
+  const auto stream = backend.create_stream();
+  Numbers weight = random_weight(dtype, groups * n, k, 1);
+  const PackedLinear packed = pack(weight, *stream, groups);
+  // Heads' rows lie further apart than they are long, and so do tokens.
+  const int64_t x_width = k + 16;
+  const int64_t out_width = n + 5;
+  Numbers x = Numbers::random(dtype, tokens, groups * x_width, 2, 8);
+  Numbers out(out_dtype, tokens, groups * out_width, 3);
+  GroupedLinearArgs args;
+  args.x = x.tensor().heads(groups, x_width).columns(0, k);
+  args.weight = &packed;
+  args.out = out.tensor().heads(groups, out_width).columns(0, n);
+  backend.ops().grouped_linear(args, *stream);
+  stream->synchronize();
+  for (int64_t t = 0; t < tokens; ++t) {
+    for (int64_t g = 0; g < groups; ++g) {
+      for (int64_t i = 0; i < n; ++i) {
+        ASSERT_TRUE(test::near(out.get(t, g * out_width + i), dot(x, t, weight, g * n + i, g * x_width),
+                               tolerance_of(out_dtype)))
+            << "row " << t << ", group " << g << ", column " << i;
+      }
+      for (int64_t i = n; i < out_width; ++i) ASSERT_TRUE(std::isnan(out.get(t, g * out_width + i)));
+    }
+  }
+  EXPECT_TRUE(out.gaps_untouched());
+}
+
+TEST(GroupedLinear, is_the_definition) {
+  QUIRE_NEED_ACCELERATOR();
+  for (const DType dtype : kTypes) {
+    for (const int64_t tokens : {1, 2, 9, 64, 131}) {
+      check_grouped(dtype, dtype, tokens, 3, 64, 128);
+      check_grouped(dtype, DType::kFloat32, tokens, 2, 70, 40);
+      check_grouped(dtype, dtype, tokens, 1, 33, 37);
+    }
+    check_grouped(dtype, dtype, 5, 16, 512, 128);
+    check_grouped(dtype, dtype, 70, 4, 128, 512);
+  }
+}
+
+double activate(Activation kind, double x) {
+  switch (kind) {
+    case Activation::kSilu: return x / (1.0 + std::exp(-x));
+    case Activation::kGelu: return 0.5 * x * (1.0 + std::erf(x * std::sqrt(0.5)));
+    case Activation::kGeluTanh:
+      return 0.5 * x * (1.0 + std::tanh(std::sqrt(2.0 / std::acos(-1.0)) * (x + 0.044715 * x * x * x)));
+    case Activation::kGeluQuick: return x / (1.0 + std::exp(-1.702 * x));
+    case Activation::kRelu: return std::max(0.0, x);
+    default: return x > 0.0 ? x * x : 0.0;
+  }
+}
+
+struct NormedCase {
+  DType dtype;
+  int64_t tokens, n, d;
+  NormKind kind = NormKind::kRms;
+  bool bias = false;
+  bool has_activation = false;
+  ActivationRule rule;
+  DType out = DType::kFloat32;
+  bool plain_weight = false;  ///< no weight of the norm
+};
+
+void check_normed(const NormedCase& c) {
+  SCOPED_TRACE(std::string(dtype_name(c.dtype)) + ", T " + std::to_string(c.tokens) + ", N " + std::to_string(c.n) +
+               ", D " + std::to_string(c.d) + ", activation " + std::to_string(static_cast<int>(c.rule.kind)) +
+               (c.rule.gated ? " gated" : ""));
+  Backend& backend = *accelerator();
+  const auto stream = backend.create_stream();
+  const bool layer = c.kind == NormKind::kLayer;
+  Numbers weight = random_weight(c.dtype, c.n, c.d, 1);
+  const PackedLinear packed = pack(weight, *stream);
+  Numbers x = Numbers::random(DType::kFloat32, c.tokens, c.d, 2, 4, 3.0f);
+  for (int64_t t = 0; t < c.tokens; ++t) x.set(t, 0, 40.0f);
+  Numbers norm_weight = Numbers::random(DType::kFloat32, 1, c.d, 3);
+  Numbers norm_bias = Numbers::random(DType::kFloat32, 1, c.d, 4);
+  Numbers bias = random_bias(c.dtype, c.n, 5);
+  const int64_t width = c.rule.gated ? c.n / 2 : c.n;
+  Numbers room(c.dtype, c.tokens, c.d);
+  Numbers up(c.dtype, c.tokens, c.n);
+  Numbers out(c.has_activation ? c.dtype : c.out, c.tokens, width);
+  NormedLinearArgs args;
+  args.norm = {.kind = c.kind, .eps = 1e-5f, .x = x.tensor(), .weight = {}, .bias = {}, .out = room.tensor()};
+  if (!c.plain_weight) args.norm.weight = norm_weight.vector();
+  if (layer) args.norm.bias = norm_bias.vector();
+  args.weight = &packed;
+  if (c.bias) args.bias = bias.vector();
+  args.has_activation = c.has_activation;
+  args.activation = c.rule;
+  if (c.has_activation) args.up = up.tensor();
+  args.out = out.tensor();
+  backend.ops().normed_linear(args, *stream);
+  stream->synchronize();
+  for (int64_t t = 0; t < c.tokens; ++t) {
+    double mean = 0.0, square = 0.0;
+    for (int64_t i = 0; layer && i < c.d; ++i) mean += x.get(t, i) / static_cast<double>(c.d);
+    for (int64_t i = 0; i < c.d; ++i) square += std::pow(x.get(t, i) - mean, 2) / static_cast<double>(c.d);
+    Numbers normed(c.dtype, 1, c.d);
+    for (int64_t i = 0; i < c.d; ++i) {
+      normed.set(0, i,
+                 static_cast<float>((x.get(t, i) - mean) / std::sqrt(square + 1e-5) *
+                                        (c.plain_weight ? 1.0 : norm_weight.get(0, i)) +
+                                    (layer ? norm_bias.get(0, i) : 0.0)));
+    }
+    const auto y = [&](int64_t n) { return dot(normed, 0, weight, n) + (c.bias ? bias.get(0, n) : 0.0); };
+    for (int64_t f = 0; f < width; ++f) {
+      double expected = y(f);
+      if (c.has_activation) {
+        double other = c.rule.gated ? y(width + f) : 0.0;
+        if (c.rule.limit > 0.0f) {
+          expected = std::min<double>(expected, c.rule.limit);
+          other = std::clamp<double>(other, -c.rule.limit, c.rule.limit);
+        }
+        expected = activate(c.rule.kind, expected);
+        if (c.rule.gated) expected *= other + c.rule.offset;
+      }
+      // Without fusion both halves are rounded before the activation.
+      const double bound = c.dtype == DType::kFloat32 ? 1e-4 : 4.0 * test::rounding_of(c.dtype);
+      ASSERT_TRUE(test::near(out.get(t, f), expected, bound)) << "row " << t << ", column " << f;
+    }
+  }
+  EXPECT_TRUE(out.gaps_untouched());
+}
+
+TEST(NormedLinear, is_norm_linear_and_activation) {
+  QUIRE_NEED_ACCELERATOR();
+  for (const DType dtype : kTypes) {
+    for (const int64_t tokens : {1, 2, 4, 7, 8, 16, 40}) {
+      check_normed({dtype, tokens, 96, 128});
+      check_normed({dtype, tokens, 130, 576, NormKind::kLayer, true, false, {}, dtype});
+      check_normed({dtype, tokens, 64, 2048, NormKind::kRms, false, false, {}, dtype, true});
+      check_normed({dtype, tokens, 24, 5000, NormKind::kLayer, false, false, {}, DType::kFloat32});
+      check_normed({dtype, tokens, 600, 264, NormKind::kRms, true, true, {.kind = Activation::kSilu, .gated = true}});
+      if (HasFatalFailure()) return;
+    }
+  }
+}
+
+TEST(NormedLinear, knows_all_activations) {
+  QUIRE_NEED_ACCELERATOR();
+  for (const DType dtype : kTypes) {
+    for (const Activation kind : {Activation::kSilu, Activation::kGelu, Activation::kGeluTanh, Activation::kGeluQuick,
+                                  Activation::kRelu, Activation::kRelu2}) {
+      for (const int64_t tokens : {1, 3, 20}) {
+        check_normed({dtype, tokens, 66, 96, NormKind::kRms, true, true, {.kind = kind}});
+        check_normed({dtype, tokens, 66, 96, NormKind::kLayer, true, true, {.kind = kind, .gated = true}});
+        check_normed({dtype,
+                      tokens,
+                      66,
+                      96,
+                      NormKind::kRms,
+                      true,
+                      true,
+                      {.kind = kind, .gated = true, .limit = 0.7f, .offset = 1.0f}});
+        if (HasFatalFailure()) return;
+      }
+    }
+  }
+}
+
+/// The packed matrix, read back.
+template <typename T>
+std::vector<T> read_back(const PackedLinear& packed, Stream& stream) {
+  std::vector<T> values(static_cast<size_t>(packed.groups * packed.n * packed.k));
+  accelerator()->copy_to_host(values.data(), packed.data.data(), values.size() * sizeof(T), stream);
+  return values;
+}
+
+/// Packs parts of `memory` [groups][part]; element (n, k) of a part is at offset + n * n_stride + k * k_stride.
+struct PartView {
+  int64_t n, offset, n_stride, k_stride;
+};
+
+void check_pack(const std::vector<PartView>& views, int64_t k, bool transposed, int64_t groups, DType to) {
+  const auto stream = accelerator()->create_stream();
+  std::vector<float> memory(200'000);
+  std::mt19937 generator(5);
+  std::normal_distribution<float> normal;
+  for (float& value : memory) value = normal(generator);
+  LinearSource source;
+  source.groups = groups;
+  source.transposed = transposed;
+  source.dtype = to;
+  for (const PartView& view : views) {
+    Tensor part(memory.data() + view.offset, DType::kFloat32, {view.n, k});
+    part.strides = {view.n_stride, view.k_stride};
+    if (transposed) {
+      std::swap(part.shape[0], part.shape[1]);
+      std::swap(part.strides[0], part.strides[1]);
+    }
+    source.parts.push_back(part);
+  }
+  const PackedLinear packed = accelerator()->pack_linear(source, *stream);
+  EXPECT_EQ(packed.k, k);
+  EXPECT_EQ(packed.groups, groups);
+  EXPECT_EQ(packed.dtype, to);
+  std::vector<float> got;
+  if (to == DType::kFloat32) {
+    got = read_back<float>(packed, *stream);
+  } else {
+    for (const BFloat16 value : read_back<BFloat16>(packed, *stream)) got.push_back(to_float(value));
+  }
+  size_t at = 0;
+  for (const PartView& view : views) {
+    for (int64_t n = 0; n < view.n; ++n) {
+      for (int64_t i = 0; i < k; ++i, ++at) {
+        const float value = memory[static_cast<size_t>(view.offset + n * view.n_stride + i * view.k_stride)];
+        ASSERT_EQ(got[at], to == DType::kFloat32 ? value : to_float(to_bfloat16(value))) << "row " << n << " of " << i;
+      }
+    }
+  }
+  EXPECT_EQ(at, got.size());
+}
+
+TEST(PackLinear, lays_any_view_out_row_by_row) {
+  QUIRE_NEED_ACCELERATOR();
+  for (const DType to : {DType::kFloat32, DType::kBFloat16}) {
+    check_pack({{5, 0, 37, 1}, {66, 3000, 37, 1}}, 37, false, 1, to);       // contiguous rows
+    check_pack({{70, 10, 50, 1}, {33, 7000, 41, 1}}, 41, false, 1, to);     // rows with gaps
+    check_pack({{70, 3, 1, 70}, {40, 9001, 1, 64}}, 90, true, 1, to);       // transposed
+    check_pack({{3000, 5, 2, 1}}, 65, false, 1, to);                        // overlapping rows
+    check_pack({{64, 199, 0, 1}, {10, 50'000, -70, 1}}, 60, false, 1, to);  // the same row, and backwards
+    check_pack({{8, 0, 20, 1}, {4, 500, 33, 1}, {2, 900, 20, 1}, {10, 90, 20, 1}}, 20, false, 2, to);  // groups
+    check_pack({{31, 77, 1, 31}, {31, 4000, 1, 31}, {31, 9000, 1, 40}}, 45, true, 3, to);
+  }
+}
+
+TEST(PackLinear, converts_between_16_bit_types) {
+  QUIRE_NEED_ACCELERATOR();
+  const auto stream = accelerator()->create_stream();
+  Numbers from = Numbers::random(DType::kFloat16, 33, 70, 1);
+  LinearSource source;
+  source.parts = {from.tensor()};
+  source.dtype = DType::kBFloat16;
+  const PackedLinear packed = accelerator()->pack_linear(source, *stream);
+  const std::vector<BFloat16> got = read_back<BFloat16>(packed, *stream);
+  for (int64_t n = 0; n < 33; ++n) {
+    for (int64_t k = 0; k < 70; ++k) {
+      EXPECT_EQ(to_float(got[static_cast<size_t>(n * 70 + k)]), to_float(to_bfloat16(from.get(n, k))));
+    }
+  }
+}
+
+TEST(PackLinear, brings_large_views_over_in_pieces) {
+  QUIRE_NEED_ACCELERATOR();
+  const auto stream = accelerator()->create_stream();
+  // 130 MB: three pieces of rows, and of columns when transposed.
+  constexpr int64_t kRows = 2100, kColumns = 15'500;
+  std::vector<float> memory(static_cast<size_t>(kRows * kColumns));
+  std::iota(memory.begin(), memory.end(), 0.0f);
+  for (const bool transposed : {false, true}) {
+    LinearSource source;
+    source.transposed = transposed;
+    source.dtype = DType::kFloat32;
+    source.parts = {Tensor(memory.data(), DType::kFloat32, {kRows, kColumns}).columns(3, kColumns - 5)};
+    const PackedLinear packed = accelerator()->pack_linear(source, *stream);
+    const std::vector<float> got = read_back<float>(packed, *stream);
+    int64_t wrong = 0;
+    for (int64_t n = 0; n < packed.n; ++n) {
+      for (int64_t k = 0; k < packed.k; ++k) {
+        const int64_t row = transposed ? k : n;
+        const int64_t column = 3 + (transposed ? n : k);
+        wrong += got[static_cast<size_t>(n * packed.k + k)] != memory[static_cast<size_t>(row * kColumns + column)];
+      }
+    }
+    EXPECT_EQ(wrong, 0);
+  }
+}
+
+TEST(PackLinear, refuses_types_without_a_kernel) {
+  QUIRE_NEED_ACCELERATOR();
+  const auto stream = accelerator()->create_stream();
+  std::vector<int32_t> memory(64);
+  LinearSource source;
+  source.parts = {Tensor(memory.data(), DType::kInt32, {8, 8})};
+  source.dtype = DType::kFloat32;
+  EXPECT_THROW(accelerator()->pack_linear(source, *stream), Error);
+}
+
+}  // namespace
+}  // namespace quire
