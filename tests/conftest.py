@@ -18,6 +18,18 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
+# What is tested: the CPU, unless QUIRE_TEST_DEVICE=cuda. Where no GPU backend is found device="auto" is the CPU, in the
+# programs that tests start as well.
+DEVICE = os.environ.get("QUIRE_TEST_DEVICE", "cpu")
+if DEVICE.startswith("cpu"):
+    os.environ["QUIRE_BACKEND_PATH"] = os.devnull
+
+
+@pytest.fixture(scope="session")
+def device() -> str:
+    """What device="auto" is in these tests: "cpu" or "cuda"."""
+    return DEVICE
+
 
 @pytest.fixture(scope="session")
 def shared() -> Path:

@@ -143,9 +143,12 @@ Checkpoint::Extent Checkpoint::extent(const std::string& name) const {
           static_cast<size_t>(layout_bytes(tensor).value_or(0))};
 }
 
-void Checkpoint::will_need(const std::string& name) const {
-  const Extent extent = this->extent(name);
-  holder(name).mapping.will_need(extent.offset, extent.bytes);
+void Checkpoint::will_need(const std::string& name, size_t first, size_t bytes) const {
+  holder(name).mapping.will_need(extent(name).offset + first, bytes);
+}
+
+void Checkpoint::bring_in(const std::string& name, size_t first, size_t bytes) const {
+  holder(name).mapping.bring_in(extent(name).offset + first, bytes);
 }
 
 void Checkpoint::drop(const std::string& name) const {

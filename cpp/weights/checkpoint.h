@@ -36,8 +36,13 @@ class Checkpoint {
   /// the tensor: a page that is no longer in the file cannot be read without a bus error.
   void check_unchanged(const std::string& name) const;
 
-  /// Tell the system that a tensor is needed soon.
-  void will_need(const std::string& name) const;
+  /// Bytes that a tensor takes in its file.
+  size_t stored_bytes(const std::string& name) const { return extent(name).bytes; }
+
+  /// Tell the system that `bytes` of a tensor, from `first` on, are needed soon; or bring them in and return when they
+  /// are there.
+  void will_need(const std::string& name, size_t first, size_t bytes) const;
+  void bring_in(const std::string& name, size_t first, size_t bytes) const;
 
   /// Drop the pages of a tensor that has been read from memory; its contents stay in the file.
   void drop(const std::string& name) const;

@@ -71,9 +71,7 @@ class DummyLoader {
       *std::get<PackedLinear*>(weight.destination) = backend_.pack_linear(
           {.parts = random_.make(weight.groups, rows, columns), .groups = weight.groups, .dtype = held}, stream_);
     } else if (weight.inputs > 0) {
-      std::vector<std::byte> copy;
-      const Tensor table = converted_copy(random_.make(1, outputs, weight.inputs).front(), held, copy);
-      place(weight, Tensor(table.data, held, {outputs, weight.inputs}));
+      place_table(weight, random_.make(1, outputs, weight.inputs).front(), held);
     } else {
       // Whatever is no bias is the weight of a norm, a sink or a router's correction.
       const float value = weight.is_bias ? 0.0f : 1.0f;
@@ -86,6 +84,23 @@ class DummyLoader {
   }
 
  private:
+  /// Some rows at a time: the whole table of a large vocabulary is a gibibyte.
+  void place_table(const WantedWeight& weight, const Tensor& source, DType held) {
+    constexpr int64_t kPieceBytes = 4 << 20;
+    Tensor table(nullptr, held, {source.shape[0], source.shape[1]});
+    Buffer buffer = backend_.allocate(static_cast<size_t>(table.bytes()), MemoryKind::kWeights);
+    table.data = buffer.data();
+    const int64_t at_once = std::max<int64_t>(1, kPieceBytes / (source.shape[1] * dtype_bytes(held)));
+    std::vector<std::byte> copy;
+    for (int64_t first = 0; first < source.shape[0]; first += at_once) {
+      const int64_t count = std::min(at_once, source.shape[0] - first);
+      const Tensor rows = converted_copy(source.rows(first, count), held, copy);
+      backend_.copy_to_device(table.rows(first, count).data, rows.data, static_cast<size_t>(rows.bytes()), stream_);
+    }
+    *std::get<Tensor*>(weight.destination) = table;
+    weights_.buffers.push_back(std::move(buffer));
+  }
+
   void place(const WantedWeight& weight, Tensor source) {
     const auto bytes = static_cast<size_t>(source.bytes());
     Buffer buffer = backend_.allocate(bytes, MemoryKind::kWeights);

@@ -66,7 +66,8 @@ void bind_descriptions(nb::module_& module) {
       .def_ro("num_blocks", &MemoryPlan::num_blocks)
       .def_ro("block_size", &MemoryPlan::block_size)
       .def_ro("max_model_len", &MemoryPlan::max_model_len)
-      .def_ro("available_bytes", &MemoryPlan::available_bytes);
+      .def_ro("available_bytes", &MemoryPlan::available_bytes)
+      .def_ro("total_bytes", &MemoryPlan::total_bytes);
 
   nb::class_<ModelDescription>(module, "ModelDescription", "A folder looked at without reading weights.")
       .def_ro("model", &ModelDescription::model)

@@ -63,6 +63,12 @@ class EngineConfig:
     def max_model_len(self, arg: int | None, /) -> None: ...
 
     @property
+    def fit_max_model_len(self) -> bool: ...
+
+    @fit_max_model_len.setter
+    def fit_max_model_len(self, arg: bool, /) -> None: ...
+
+    @property
     def block_size(self) -> int: ...
 
     @block_size.setter
@@ -81,6 +87,12 @@ class EngineConfig:
     def max_num_batched_tokens(self, arg: int | None, /) -> None: ...
 
     @property
+    def gpu_memory_utilization(self) -> float: ...
+
+    @gpu_memory_utilization.setter
+    def gpu_memory_utilization(self, arg: float, /) -> None: ...
+
+    @property
     def kv_cache_memory_bytes(self) -> int | None: ...
 
     @kv_cache_memory_bytes.setter
@@ -97,6 +109,18 @@ class EngineConfig:
 
     @enable_prefix_caching.setter
     def enable_prefix_caching(self, arg: bool, /) -> None: ...
+
+    @property
+    def enforce_eager(self) -> bool: ...
+
+    @enforce_eager.setter
+    def enforce_eager(self, arg: bool, /) -> None: ...
+
+    @property
+    def deterministic(self) -> bool: ...
+
+    @deterministic.setter
+    def deterministic(self, arg: bool, /) -> None: ...
 
     @property
     def num_threads(self) -> int: ...
@@ -418,6 +442,9 @@ class MemoryPlan:
 
     @property
     def available_bytes(self) -> int: ...
+
+    @property
+    def total_bytes(self) -> int: ...
 
 class ModelDescription:
     """A folder looked at without reading weights."""

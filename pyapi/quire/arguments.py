@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import re
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
@@ -41,8 +42,22 @@ def _block_size(name: str, value: Any) -> int:
 
 
 def _device(name: str, value: Any) -> str:
+    # A torch.device is understood by its text.
+    text = str(value)
+    if re.fullmatch(r"cuda:\d{1,4}", text):
+        return text
     devices = ("auto", "cpu", "cpu:portable", "cpu:avx2", "cpu:avx512", "cuda", "neuron")
-    return str(one_of(*devices).check(name, value))
+    if text not in devices:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, devices))}, 'cuda:N', got {value!r}.")
+    return text
+
+
+def _length(name: str, value: Any) -> int | str:
+    return "auto" if value == "auto" else int(at_least(2).check(name, value))
+
+
+def _parse_length(text: str) -> int | str:
+    return "auto" if text == "auto" else int(text)
 
 
 def _path(name: str, value: Any) -> str:
@@ -57,14 +72,20 @@ def _path(name: str, value: Any) -> str:
 PATH = Kind(_path, str, "FOLDER")
 GENERATION_CONFIG = Kind(_path, str, "{auto,vllm,FOLDER}")
 DTYPE = Kind(_dtype, str, "{auto,half,float16,bfloat16,float,float32}")
-SHARE = Kind(_utilization, float, "X")
+SHARE = Kind(_utilization, float, "X", "a number")
+LENGTH = Kind(_length, _parse_length, "N", "an integer or auto")
 LOAD_FORMAT = one_of("auto", "pt", "safetensors", "npcache", "dummy")
 LORA_DTYPE = one_of("auto", "float16", "bfloat16", "float32")
 
 
 def _no_effect(default: Any, kind: Kind, reason: str) -> Any:
-    """A field that is checked and accepted, and changes nothing on the CPU."""
-    return described(default, kind, f"no effect on the CPU: {reason}", noted=True, hidden=True)
+    """A field that is checked and accepted, and changes nothing."""
+    return described(default, kind, f"no effect: {reason}", noted=True, hidden=True)
+
+
+def _of_gpus(default: Any, kind: Kind, text: str) -> Any:
+    """A field that changes nothing on the CPU."""
+    return described(default, kind, f"{text}; no effect on the CPU", noted=True, of_gpus=True)
 
 
 def _quiet(default: Any, kind: Kind, reason: str) -> Any:
@@ -90,7 +111,8 @@ class EngineArgs:
     - the fields at the end are additions.
 
     Raises at construction ValueError that names field and value, NotImplementedError for what is not offered.
-    What concerns GPUs only is checked and otherwise ignored, which `LLM` logs once at level info.
+    What has no effect, on the CPU what concerns GPUs, is checked and otherwise ignored, which `LLM` logs once at level
+    info.
     """
 
     model: str | None = described(None, optional(PATH), "folder in Hugging Face layout; default: the built-in model")
@@ -108,7 +130,11 @@ class EngineArgs:
     dtype: str = described("auto", DTYPE, "type of weights and KV cache")
     kv_cache_dtype: str = _not_offered("auto", one_of("auto", "fp8_e5m2"), "use kv_cache_dtype='auto'")
     seed: int = described(0, INT64, "seed of the requests that bring none")
-    max_model_len: int | None = described(None, optional(at_least(2)), "longest prompt plus output, in tokens")
+    max_model_len: int | str | None = described(
+        None,
+        optional(LENGTH),
+        "longest prompt plus output, in tokens; auto: as long as the KV cache allows; default: the model's own",
+    )
     worker_use_ray: bool = _no_effect(False, BOOL, "one process does all")
     pipeline_parallel_size: int = _not_offered(1, at_least(1), "use pipeline_parallel_size=1", flags=("-pp",))
     tensor_parallel_size: int = _not_offered(1, at_least(1), "use tensor_parallel_size=1", flags=("-tp",))
@@ -117,7 +143,9 @@ class EngineArgs:
     enable_prefix_caching: bool = described(True, BOOL, "reuse the KV cache of equal prompt beginnings")
     use_v2_block_manager: bool = _no_effect(False, BOOL, "there is one block manager")
     swap_space: float = _no_effect(4, at_least(0, FLOAT), "preempted requests are recomputed")
-    gpu_memory_utilization: float = _no_effect(0.9, SHARE, "see kv_cache_memory_bytes")
+    gpu_memory_utilization: float = _of_gpus(
+        0.9, SHARE, "share of a GPU's memory that may be in use, what weights leave of it being KV cache"
+    )
     max_num_batched_tokens: int | None = described(None, optional(at_least(1)), "most tokens computed in one step")
     max_num_seqs: int = described(256, at_least(1), "most sequences in one step")
     max_logprobs: int = described(20, at_least(0), "upper bound of logprobs and prompt_logprobs")
@@ -131,8 +159,8 @@ class EngineArgs:
         "use weights in float32, float16 or bfloat16",
         flags=("-q",),
     )
-    enforce_eager: bool = _no_effect(False, BOOL, "there are no graphs on the CPU")
-    max_context_len_to_capture: int = _no_effect(8192, at_least(1), "there are no graphs on the CPU")
+    enforce_eager: bool = _of_gpus(False, BOOL, "record no graphs of steps")
+    max_context_len_to_capture: int = _no_effect(8192, at_least(1), "a graph serves every length")
     disable_custom_all_reduce: bool = _quiet(False, BOOL, "there is one worker")
     tokenizer_pool_size: int = _no_effect(0, at_least(0), "the tokenizer has threads of its own")
     tokenizer_pool_type: str = _no_effect("ray", TEXT, "the tokenizer has threads of its own")
@@ -147,7 +175,11 @@ class EngineArgs:
     forced_num_gpu_blocks: int | None = described(
         None, optional(at_least(1)), "number of KV blocks, over any other setting; for tests of preemption"
     )
-    device: str = described("auto", Kind(_device, str, "{auto,cpu,cpu:portable,cpu:avx2,cpu:avx512}"), "what computes")
+    device: str = described(
+        "auto",
+        Kind(_device, str, "{auto,cpu,cpu:portable,cpu:avx2,cpu:avx512,cuda,cuda:N}"),
+        "what computes; auto: a GPU if there is one",
+    )
     image_input_type: str | None = _not_offered(None, optional(TEXT), "use text prompts")
     image_token_id: int | None = _not_offered(None, optional(INT), "use text prompts")
     image_input_shape: str | None = _not_offered(None, optional(TEXT), "use text prompts")
@@ -155,7 +187,10 @@ class EngineArgs:
     scheduler_delay_factor: float = _no_effect(0.0, at_least(0, FLOAT), "prompts and outputs share every step")
     enable_chunked_prefill: bool = _quiet(False, BOOL, "always on")
     skip_tokenizer_init: bool = described(False, BOOL, "token ids in and out, no tokenizer needed", hidden=True)
-    num_threads: int = described(0, at_least(0), "threads that compute; 0: one per physical core")
+    num_threads: int = described(0, at_least(0), "threads of the CPU that compute; 0: one per physical core")
+    deterministic: bool = _of_gpus(
+        False, BOOL, "outputs depend to the last bit on the request alone, which the CPU always keeps to"
+    )
     kv_cache_memory_bytes: int | None = described(
         None, optional(at_least(1, BYTES)), "size of the KV cache, as in 2G; default: from the memory that is free"
     )
@@ -176,15 +211,17 @@ class EngineArgs:
             value = getattr(self, entry.name)
             if value not in entry.metadata.get("offered", (value,)):
                 raise NotImplementedError(f"{entry.name}={value!r} is not offered yet; {entry.metadata['remedy']}.")
-        if self.device in ("cuda", "neuron"):
+        if self.device == "neuron":
             raise NotImplementedError(f"device={self.device!r} is not offered yet; use device='cpu'.")
 
-    def without_effect(self) -> list[str]:
-        """The fields that were set and change nothing here."""
+    def without_effect(self, on_gpu: bool = False) -> list[str]:
+        """The fields that were set and change nothing there."""
         return [
             entry.name
             for entry in fields(self)
-            if entry.metadata.get("noted") and getattr(self, entry.name) != entry.default
+            if entry.metadata.get("noted")
+            and getattr(self, entry.name) != entry.default
+            and not (on_gpu and entry.metadata.get("of_gpus"))
         ]
 
     def model_folder(self) -> str:
@@ -227,6 +264,8 @@ class EngineArgs:
         config.load_format = "dummy" if self.load_format == "dummy" else "auto"
         config.with_vocabulary = not self.skip_tokenizer_init
         config.dtype = _DTYPES.get(self.dtype, self.dtype)
+        config.fit_max_model_len = self.max_model_len == "auto"
+        config.max_model_len = None if isinstance(self.max_model_len, str) else self.max_model_len
         config.num_blocks_override = self.forced_num_gpu_blocks
         config.logprobs_mode = getattr(_core.LogprobsMode, _LOGPROBS_MODES[self.logprobs_mode])
         for name in _SAME_NAME:
@@ -250,12 +289,14 @@ class EngineArgs:
 
 _SAME_NAME = (
     "device",
-    "max_model_len",
     "block_size",
     "max_num_seqs",
     "max_num_batched_tokens",
+    "gpu_memory_utilization",
     "kv_cache_memory_bytes",
     "enable_prefix_caching",
+    "enforce_eager",
+    "deterministic",
     "num_threads",
     "seed",
     "max_logprobs",

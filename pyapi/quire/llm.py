@@ -39,17 +39,21 @@ class LLM:
         trust_remote_code: accepted, without effect; code from a model folder is never run.
         dtype: type of weights and KV cache: "auto", "float32" ("float"), "bfloat16", "float16" ("half").
         seed: seed of the requests that bring none.
-        **kwargs: any other field of EngineArgs: max_model_len, max_num_seqs, enable_prefix_caching, num_threads,
+        gpu_memory_utilization: share of a GPU's memory that may be in use, other programs included; what weights leave
+            of it becomes the KV cache.
+        enforce_eager: record no graphs of steps on a GPU.
+        **kwargs: any other field of EngineArgs: device ("auto", "cpu", "cuda", "cuda:1"), max_model_len (a number, or
+            "auto": as long as the KV cache allows), max_num_seqs, enable_prefix_caching, deterministic, num_threads,
             kv_cache_memory_bytes, skip_tokenizer_init ... and generation_config, which says whose
             generation_config.json calls without sampling parameters follow: "auto" (the model's), "vllm" (nobody's:
             SamplingParams()), or a folder. End-of-text tokens are always the model's.
 
-    The other arguments concern GPUs: they are checked and accepted.
+    The other arguments are checked, and accepted where they can be without effect.
 
     Raises:
         FileNotFoundError: no such folder, or a file is missing in it.
         ValueError: a value or a file is wrong; the message names field and value.
-        NotImplementedError: something is not offered, an unknown architecture for instance.
+        NotImplementedError: something is not offered, an unknown architecture for instance, or there is no such device.
         MemoryError: weights and KV cache do not fit.
 
     Thread safety: all methods, close() excepted. `with LLM() as llm:` gives all memory back at the end, as close()
@@ -131,9 +135,10 @@ class LLM:
                 self.close()
                 raise
         self.llm_engine = EngineView(core, self._tokenizer)
-        ignored = arguments.without_effect()
+        on_gpu = not core.config.device.startswith("cpu")
+        ignored = arguments.without_effect(on_gpu)
         if ignored:
-            logger.info("these arguments have no effect on the CPU: %s", ", ".join(ignored))
+            logger.info("these arguments have no effect on the %s: %s", "GPU" if on_gpu else "CPU", ", ".join(ignored))
 
     def _running(self) -> EngineHandle:
         if self._engine is None:

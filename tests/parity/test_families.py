@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from checkpoints import MARGIN, NUM_GENERATED, rows, write
-from goldens import Case, bits, check_output, generate, greedy, log_softmax, open_engine
+from goldens import ON_GPU, Case, bits, check_output, generate, greedy, log_softmax, open_engine
 from reference import FAMILIES, Reference
 
 from quire import _core
@@ -36,6 +36,7 @@ class Answers:
     chunked: list[Any]
     crowded: list[Any]  # all prompts, over and over
     warm: list[Any]
+    eager: list[Any]  # without recorded graphs, where there are any
     num_preemptions: int
     num_cached_tokens: int
 
@@ -73,6 +74,10 @@ def answers(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
             before = llm.llm_engine.stats().num_cached_tokens
             warm = generate(llm, prompts[2:], GREEDY)
             num_cached_tokens = llm.llm_engine.stats().num_cached_tokens - before
+        eager: list[Any] = []
+        if ON_GPU:
+            with open_engine(folder, enable_prefix_caching=False, max_model_len=96, enforce_eager=True) as llm:
+                eager = generate(llm, prompts, GREEDY)
     finally:
         remove(folder)
     model = Reference(variant.config, variant.tensors())
@@ -80,7 +85,7 @@ def answers(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
         reference_case(model, prompt, output.outputs[0].token_ids)
         for prompt, output in zip(prompts, alone, strict=True)
     ]
-    return Answers(cases, alone, batched, chunked, crowded, warm, num_preemptions, num_cached_tokens)
+    return Answers(cases, alone, batched, chunked, crowded, warm, eager, num_preemptions, num_cached_tokens)
 
 
 def remove(folder: Path) -> None:
@@ -113,6 +118,11 @@ def test_preempted_equals_alone(answers: Answers) -> None:
 def test_warm_prefix_cache_equals_alone(answers: Answers) -> None:
     assert answers.num_cached_tokens > 0
     assert [bits(output) for output in answers.warm] == [bits(output) for output in answers.alone[2:]]
+
+
+@pytest.mark.skipif(not ON_GPU, reason="only a GPU records graphs")
+def test_eager_equals_graphs(answers: Answers) -> None:
+    assert [bits(output) for output in answers.eager] == [bits(output) for output in answers.batched]
 
 
 @pytest.mark.parametrize("name", ["phi3_su", "phi4_mini"])

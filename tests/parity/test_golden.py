@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from goldens import (
+    ON_GPU,
     Case,
     bits,
     check_output,
@@ -95,3 +96,9 @@ def test_warm_prefix_cache_equals_alone(folder: Path, cases: list[Case], alone: 
         outputs = run(llm, cases, GREEDY)
         assert llm.llm_engine.stats().num_cached_tokens > 0
     assert [bits(output) for output in outputs] == alone
+
+
+@pytest.mark.skipif(not ON_GPU, reason="only a GPU records graphs")
+def test_eager_equals_graphs(folder: Path, cases: list[Case], alone: list[Any]) -> None:
+    with open_engine(folder, enable_prefix_caching=False, enforce_eager=True) as llm:
+        assert [bits(output) for output in run(llm, cases, GREEDY)] == alone

@@ -90,7 +90,8 @@ def test_help_of_a_command_shows_its_flags_with_defaults(run_quire: Run) -> None
         assert f"{flag} " in shown
     assert "(default: 1.0)" in shown
     assert "(default: 256)" in shown  # the command's own, not SamplingParams'
-    assert "--enforce-eager" not in shown  # accepted, but of no interest
+    assert "--gpu-memory-utilization X" in shown
+    assert "--swap-space" not in shown  # accepted, but of no interest
 
 
 def test_generate_prints_the_text_and_one_line_about_speed(run_quire: Run, model: list[str], expected: str) -> None:
@@ -240,17 +241,19 @@ def test_ctrl_c_in_chat_stops_the_answer_only(slow_model: Path) -> None:
     assert "stopped" in err
 
 
-def test_info_shows_the_model_without_loading_it(run_quire: Run, tiny_llama: Path) -> None:
+def test_info_shows_the_model_without_loading_it(run_quire: Run, tiny_llama: Path, device: str) -> None:
     result = run_quire("info", str(tiny_llama))
     assert result.returncode == 0
-    for part in ("LlamaForCausalLM", "2 layers", "width 32", "4 heads", "256 tokens", "KV cache", "cpu", "threads"):
+    for part in ("LlamaForCausalLM", "2 layers", "width 32", "4 heads", "256 tokens", "KV cache", device):
         assert part in result.stdout
+    assert ("threads" in result.stdout) == (device == "cpu")
     facts = json.loads(run_quire("info", str(tiny_llama), "--json").stdout)
     assert facts["architecture"] == "LlamaForCausalLM"
     num_parameters = sum(tensor.size for tensor in load_file(tiny_llama / "model.safetensors").values())
     assert facts["num_parameters"] == num_parameters
     assert facts["weight_bytes"] == 4 * num_parameters
     assert facts["max_model_len"] == 256
+    assert 0 < facts["available_bytes"] <= facts["total_bytes"]
     assert facts["kv_bytes_per_token"] >= 2 * 2 * 16 * 4  # more where the backend fills small heads up to whole vectors
 
 

@@ -63,6 +63,7 @@ DEFAULTS: dict[str, Any] = {
 ADDITIONS = {
     "skip_tokenizer_init",
     "num_threads",
+    "deterministic",
     "generation_config",
     "kv_cache_memory_bytes",
     "logprobs_mode",
@@ -83,6 +84,7 @@ INVALID: list[tuple[str, Any]] = [
     ("seed", 2**63),
     ("max_model_len", 0),
     ("max_model_len", 1.5),
+    ("max_model_len", "Auto"),
     ("pipeline_parallel_size", 0),
     ("tensor_parallel_size", 0),
     ("tensor_parallel_size", True),
@@ -100,6 +102,10 @@ INVALID: list[tuple[str, Any]] = [
     ("max_lora_rank", 0),
     ("forced_num_gpu_blocks", 0),
     ("device", "tpu"),
+    ("device", "cuda:"),
+    ("device", "cuda:-1"),
+    ("device", "cuda:one"),
+    ("deterministic", "yes"),
     ("scheduler_delay_factor", -0.5),
     ("num_threads", -1),
     ("kv_cache_memory_bytes", 0),
@@ -115,19 +121,22 @@ NOT_OFFERED: list[tuple[str, Any]] = [
     ("enable_lora", True),
     ("kv_cache_dtype", "fp8_e5m2"),
     ("load_format", "npcache"),
-    ("device", "cuda"),
     ("device", "neuron"),
     ("image_input_type", "pixel_values"),
 ]
 
 NO_EFFECT: list[tuple[str, Any]] = [
     ("swap_space", 8),
-    ("gpu_memory_utilization", 0.5),
-    ("enforce_eager", True),
     ("max_context_len_to_capture", 100),
     ("worker_use_ray", True),
     ("revision", "main"),
     ("use_v2_block_manager", True),
+]
+
+OF_GPUS: list[tuple[str, Any]] = [
+    ("gpu_memory_utilization", 0.5),
+    ("enforce_eager", True),
+    ("deterministic", True),
 ]
 
 
@@ -152,8 +161,30 @@ def test_what_is_not_offered_says_so_in_one_line_with_a_remedy(name: str, value:
 
 
 @pytest.mark.parametrize(("name", "value"), NO_EFFECT)
-def test_what_concerns_gpus_is_accepted_and_known_to_have_no_effect(name: str, value: Any) -> None:
+def test_what_is_accepted_only_is_known_to_have_no_effect(name: str, value: Any) -> None:
     assert EngineArgs(**{name: value}).without_effect() == [name]
+    assert EngineArgs(**{name: value}).without_effect(on_gpu=True) == [name]
+
+
+@pytest.mark.parametrize(("name", "value"), OF_GPUS)
+def test_what_concerns_gpus_is_known_to_have_no_effect_on_the_cpu(name: str, value: Any) -> None:
+    assert EngineArgs(**{name: value}).without_effect() == [name]
+    assert EngineArgs(**{name: value}).without_effect(on_gpu=True) == []
+
+
+@pytest.mark.parametrize("device", ["auto", "cpu", "cpu:avx2", "cuda", "cuda:0", "cuda:13"])
+def test_devices_reach_the_engine_as_they_are(device: str) -> None:
+    assert EngineArgs(device=device).core_config().device == device
+
+
+def test_a_length_of_auto_fits_it() -> None:
+    auto = EngineArgs(max_model_len="auto").core_config()
+    assert (auto.max_model_len, auto.fit_max_model_len) == (None, True)
+    unset = EngineArgs().core_config()
+    assert (unset.max_model_len, unset.fit_max_model_len) == (None, False)
+    parser = EngineArgs.add_cli_args(argparse.ArgumentParser())
+    assert parser.parse_args(["--max-model-len", "auto"]).max_model_len == "auto"
+    assert parser.parse_args(["--max-model-len", "none"]).max_model_len is None
 
 
 def test_defaults_have_nothing_to_report() -> None:
@@ -178,6 +209,9 @@ def test_every_value_reaches_the_engine(tmp_path: Path) -> None:
         kv_cache_memory_bytes=1 << 20,
         logprobs_mode="raw_logprobs",
         max_queued_requests=5,
+        gpu_memory_utilization=0.5,
+        enforce_eager=True,
+        deterministic=True,
     )
     config = arguments.core_config()
     expected = {
@@ -198,6 +232,9 @@ def test_every_value_reaches_the_engine(tmp_path: Path) -> None:
         "max_logprobs": 3,
         "logprobs_mode": _core.LogprobsMode.RAW,
         "max_queued_requests": 5,
+        "gpu_memory_utilization": 0.5,
+        "enforce_eager": True,
+        "deterministic": True,
     }
     assert {name: getattr(config, name) for name in expected} == expected
 

@@ -78,14 +78,25 @@ def test_unknown_arguments_name_the_closest_known_one() -> None:
 
 
 def test_arguments_without_effect_are_accepted_and_told_once(
-    tiny_llama: Path, caplog: pytest.LogCaptureFixture
+    tiny_llama: Path, caplog: pytest.LogCaptureFixture, device: str
 ) -> None:
     caplog.set_level(logging.INFO, logger="quire")
     arguments = {"swap_space": 8, "enforce_eager": True, "gpu_memory_utilization": 0.5}
     with LLM(str(tiny_llama), kv_cache_memory_bytes=1 << 20, **arguments):
         pass
     lines = [record.getMessage() for record in caplog.records if "no effect" in record.getMessage()]
-    assert lines == ["these arguments have no effect on the CPU: swap_space, gpu_memory_utilization, enforce_eager"]
+    ignored = {"cpu": "CPU: swap_space, gpu_memory_utilization, enforce_eager", "cuda": "GPU: swap_space"}
+    assert lines == [f"these arguments have no effect on the {ignored[device]}"]
+
+
+@pytest.mark.parametrize("device", ["cuda", "cuda:3"])
+def test_a_gpu_that_this_build_knows_nothing_of_says_how_to_get_one(
+    device: str, tiny_llama: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("QUIRE_BACKEND_PATH", str(tiny_llama))  # no libquire_cuda.so lies there
+    with pytest.raises(NotImplementedError, match='no cuda backend.*QUIRE_CUDA.*device="cpu"') as caught:
+        LLM(str(tiny_llama), device=device)
+    assert "\n" not in str(caught.value)
 
 
 def test_an_unknown_architecture_is_not_implemented(tmp_path: Path) -> None:

@@ -34,9 +34,7 @@ def add_engine_flags(
     Args:
         keep_defaults: flags that are not given get the field's default; else they are left out of the result.
     """
-    group = parser.add_argument_group(
-        "engine", "Flags of vLLM that concern GPUs are accepted too; they change nothing here."
-    )
+    group = parser.add_argument_group("engine", "The other flags of vLLM are accepted too, where they change nothing.")
     for entry in fields(EngineArgs):
         if entry.name not in exclude:
             _add_flag(group, entry, entry.default if keep_defaults else argparse.SUPPRESS, entry.default)

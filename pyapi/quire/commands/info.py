@@ -78,6 +78,7 @@ def _facts(folder: str, description: _core.ModelDescription) -> dict[str, Any]:
         "block_size": memory.block_size,
         "workspace_bytes": memory.workspace_bytes,
         "available_bytes": memory.available_bytes,
+        "total_bytes": memory.total_bytes,
         "backend": description.backend,
         "num_threads": description.num_threads,
     }
@@ -85,6 +86,7 @@ def _facts(folder: str, description: _core.ModelDescription) -> dict[str, Any]:
 
 def _table(facts: dict[str, Any]) -> str:
     kv_tokens = facts["num_blocks"] * facts["block_size"]
+    on_cpu = facts["backend"].startswith("cpu")
     needed = facts["weight_bytes"] + facts["kv_cache_bytes"] + facts["workspace_bytes"]
     rows = [
         ("model", facts["model"]),
@@ -103,7 +105,11 @@ def _table(facts: dict[str, Any]) -> str:
             f"{console.size(facts['kv_bytes_per_token'])} in {facts['num_blocks']} blocks",
         ),
         ("workspace", console.size(facts["workspace_bytes"])),
-        ("memory", f"{console.size(needed)} needed, {console.size(facts['available_bytes'])} available"),
-        ("runs on", f"{facts['backend']}, {facts['num_threads']} threads"),
+        (
+            "memory",
+            f"{console.size(needed)} needed, {console.size(facts['available_bytes'])} available of "
+            f"{console.size(facts['total_bytes'])}",
+        ),
+        ("runs on", facts["backend"] + (f", {facts['num_threads']} threads" if on_cpu else "")),
     ]
     return "".join(f"{name:<13}{value}\n" for name, value in rows)

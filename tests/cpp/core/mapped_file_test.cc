@@ -44,6 +44,7 @@ TEST(MappedFile, an_empty_file_is_an_empty_view) {
   EXPECT_TRUE(file.bytes().empty());
   file.drop(0, 10);
   file.will_need(0, 10);
+  file.bring_in(0, 10);
 }
 
 TEST(MappedFile, tells_missing_files_from_unreadable_ones) {

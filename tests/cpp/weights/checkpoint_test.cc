@@ -71,7 +71,9 @@ TEST(Checkpoint, tensors_can_be_read_again_after_their_pages_were_dropped) {
                                                        tiny_tensor("b", {5000}, DType::kFloat32)}));
   const Checkpoint checkpoint = Checkpoint::open(folder.path());
   const std::vector<float> before = floats(checkpoint, "a");
-  checkpoint.will_need("b");
+  EXPECT_EQ(checkpoint.stored_bytes("b"), 20000u);
+  checkpoint.will_need("b", 0, 20000);
+  checkpoint.bring_in("b", 4096, 15904);
   checkpoint.drop("a");
   checkpoint.check_unchanged("a");
   EXPECT_EQ(floats(checkpoint, "a"), before);

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
@@ -22,16 +23,30 @@ class PlainBackend : public Backend {
   std::string name() const override { return "plain"; }
   const Ops& ops() const override { return ops_; }
   std::unique_ptr<Stream> create_stream() override { return std::make_unique<PlainStream>(); }
+  std::unique_ptr<Event> create_event() override { return nullptr; }
 
   Buffer allocate(size_t bytes, MemoryKind) override {
     return Buffer(std::malloc(bytes), bytes, [](void* data, size_t) { std::free(data); });
   }
+  Buffer allocate_host(size_t bytes) override { return allocate(bytes, MemoryKind::kWorkspace); }
   void copy_to_device(void* destination, const void* source, size_t bytes, Stream&) override {
     std::memcpy(destination, source, bytes);
   }
   void copy_to_host(void* destination, const void* source, size_t bytes, Stream&) override {
     std::memcpy(destination, source, bytes);
   }
+
+  void enqueue_to_device(void* destination, const void* source, size_t bytes, Stream& stream) override {
+    copy_to_device(destination, source, bytes, stream);
+  }
+  void enqueue_to_host(void* destination, const void* source, size_t bytes, Stream& stream) override {
+    copy_to_host(destination, source, bytes, stream);
+  }
+  bool runs_behind() const override { return behind; }
+  bool records_graphs() const override { return false; }
+  void begin_recording(Stream&) override {}
+  std::unique_ptr<Graph> end_recording(Stream&) override { return nullptr; }
+  DType activation_dtype(DType dtype) const override { return dtype; }
 
   PackedLinear pack_linear(const LinearSource& source, Stream&) override {
     PackedLinear packed;
@@ -56,8 +71,13 @@ class PlainBackend : public Backend {
     return packed;
   }
 
-  int64_t kv_block_bytes(DType, int32_t, int32_t, int32_t, int32_t) const override { return 0; }
+  int64_t kv_block_bytes(const KvLayer&) const override { return 0; }
+  size_t batch_plan_bytes(int32_t, int32_t) const override { return 0; }
+  std::array<int32_t, 8> plan_batch(const RaggedBatch&, std::byte*) const override { return {}; }
+  size_t moe_scratch_bytes(const MoeShape&) const override { return 0; }
+  size_t sample_scratch_bytes(int64_t, int64_t) const override { return 0; }
   int64_t available_memory() const override { return 0; }
+  int64_t total_memory() const override { return 0; }
   int num_threads() const override { return 1; }
 
   static float element(const Tensor& matrix, int64_t row, int64_t column) {
@@ -68,6 +88,8 @@ class PlainBackend : public Backend {
       default: return matrix.as<float>()[offset];
     }
   }
+
+  bool behind = false;  ///< pretend to be a GPU
 
  private:
   Ops ops_;
