@@ -87,8 +87,8 @@ int64_t Runner::workspace_bytes(const ModelSpec& spec, const Backend& backend, c
 
 void Runner::launch(const StepPlan& plan, const SampleBatch& samples) {
   QUIRE_CHECK(num_in_flight() < max_in_flight(), "steps on their way=", num_in_flight());
-  QUIRE_CHECK(plan.num_tokens > 0 && plan.num_tokens <= config_.max_num_batched_tokens,
-              "num_tokens=", plan.num_tokens, ", max_num_batched_tokens=", config_.max_num_batched_tokens);
+  QUIRE_CHECK(plan.num_tokens > 0 && plan.num_tokens <= config_.max_num_batched_tokens, "num_tokens=", plan.num_tokens,
+              ", max_num_batched_tokens=", config_.max_num_batched_tokens);
   try {
     enqueue_step(plan, samples);
   } catch (...) {
@@ -100,9 +100,9 @@ void Runner::launch(const StepPlan& plan, const SampleBatch& samples) {
 void Runner::enqueue_step(const StepPlan& plan, const SampleBatch& samples) {
   copy_blocks(plan.copies);
   const int32_t size = recorded_size(plan, samples);
-  const StepShape shape = size > 0 ? StepShape{size, size, size}
-                                   : StepShape{plan.num_tokens, static_cast<int32_t>(plan.sequences.size()),
-                                               samples.size()};
+  const StepShape shape = size > 0
+                              ? StepShape{size, size, size}
+                              : StepShape{plan.num_tokens, static_cast<int32_t>(plan.sequences.size()), samples.size()};
   const StepArgs args = inputs_.load(plan, samples, shape, *stream_);
   if (size > 0) {
     run_recorded(args);

@@ -15,7 +15,7 @@ namespace quire {
 struct SampleBatch {
   std::vector<int32_t> token_rows;  ///< by row: index into the step's tokens; any order, repetitions allowed
   std::vector<SampleRow> rows;
-  std::vector<int32_t> ids;        ///< lists that rows name; -1 - r stands for row r of the step before, not yet read
+  std::vector<int32_t> ids;       ///< lists that rows name; -1 - r stands for row r of the step before, not yet read
   std::vector<TokenBias> biases;  ///< likewise
 
   int32_t size() const { return static_cast<int32_t>(rows.size()); }

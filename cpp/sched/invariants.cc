@@ -142,8 +142,7 @@ Violation check_parents(const SchedulerSnapshot& snapshot, const Facts& facts) {
 Violation check_registered(const SchedulerSnapshot& snapshot, const Facts& facts) {
   const auto length = static_cast<size_t>(snapshot.config.block_size);
   for (const Sequence* sequence : snapshot.running) {
-    if (sequence->num_registered < 0 ||
-        sequence->num_registered * snapshot.config.block_size > sequence->num_settled) {
+    if (sequence->num_registered < 0 || sequence->num_registered * snapshot.config.block_size > sequence->num_settled) {
       return violation(11, "id=", sequence->id, ", num_registered=", sequence->num_registered,
                        ", num_settled=", sequence->num_settled);
     }

@@ -54,7 +54,8 @@ void take_snapshot(const Scheduler& scheduler, SchedulerSnapshot& snapshot);
 /// 11. Registered blocks are settled. Cached tokens are whole blocks and less than the prompt.
 /// 12. Places = sum of what running sequences reserve, and not more than max_num_seqs.
 /// Steps on their way
-/// 18. There are at most two. What is settled grows by each that a running sequence is in, and reaches what is computed.
+/// 18. There are at most two. What is settled grows by each that a running sequence is in, and reaches what is
+/// computed.
 /// 19. Negative tokens are just the num_unknown last ones, none of them is settled, and there are at most as many as
 ///     steps on their way and the one that has been settled last.
 std::optional<std::string> find_violation(const SchedulerSnapshot& snapshot);

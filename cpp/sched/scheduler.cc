@@ -283,14 +283,16 @@ void Scheduler::launched() {
 
 void Scheduler::settle(std::span<const SequenceId> poisoned) {
   QUIRE_CHECK(num_in_flight_ > 0, "no step has been launched");
+  const size_t step = (next_step_ - static_cast<uint32_t>(num_in_flight_)) % 2;
+  for (auto place = line_.begin(); place != first_waiting_; ++place) {
+    QUIRE_CHECK(place->settles[step] <= place->num_known(), "tokens of the step before are not known: id=", place->id);
+  }
   for (const SequenceId id : poisoned) {
     if (contains(id)) find(id).poisoned = true;
   }
-  const size_t step = (next_step_ - static_cast<uint32_t>(num_in_flight_)) % 2;
   --num_in_flight_;
   for (auto place = line_.begin(); place != first_waiting_; ++place) {
     if (place->settles[step] == 0) continue;
-    QUIRE_CHECK(place->settles[step] <= place->num_known(), "tokens of the step before are not known: id=", place->id);
     place->num_settled = std::exchange(place->settles[step], 0);
     // Forks made while the step was on its way share what it has computed.
     if (place->num_settled <= place->num_prompt_tokens && std::ranges::count(poisoned, place->prompt_owner) > 0) {

@@ -73,8 +73,9 @@ class Scheduler {
   void add(SequenceId id, std::vector<int32_t> tokens, bool use_prefix_cache, int32_t num_sequences_reserved = 1,
            int32_t key_set = 0);
 
-  /// Make `child` a copy of `parent`, sharing its blocks, after the step that ends the parent's prompt has been launched
-  /// and before its first token is appended. The child is running at once. Of several forks the first made counts as the youngest.
+  /// Make `child` a copy of `parent`, sharing its blocks, after the step that ends the parent's prompt has been
+  /// launched and before its first token is appended. The child is running at once. Of several forks the first made
+  /// counts as the youngest.
   void fork(SequenceId parent, SequenceId child);
 
   /// The next step; empty if there is nothing to do. A sequence with nothing to compute, because no token has been

@@ -46,14 +46,26 @@ bool is_aligned(const Tensor& tensor) {
          tensor.strides[1] % chunk == 0;
 }
 
-/// Whether there are kernels on tensor cores for these types and widths.
-bool fits_tensor_cores(const AttentionArgs& args, const Device& device) {
+/// Whether the kernels on tensor cores can take these types and places.
+bool suits_tensor_cores(const AttentionArgs& args, const Device& device) {
   const KvLayer& kv = args.kv;
-  constexpr int32_t kDims[] = {64, 80, 96, 112, 128, 256};
   return device.compute_capability >= 80 && kv.dtype != DType::kFloat32 && args.q.dtype == kv.dtype &&
-         args.out.dtype == kv.dtype && !kv.values_in_keys && kv.head_dim == kv.v_head_dim &&
-         std::find(std::begin(kDims), std::end(kDims), kv.head_dim) != std::end(kDims) &&
-         (kv.block_size == 8 || kv.block_size % 16 == 0) && is_aligned(args.q) && is_aligned(args.out);
+         args.out.dtype == kv.dtype && (kv.block_size == 8 || kv.block_size % 16 == 0) && is_aligned(args.q) &&
+         is_aligned(args.out);
+}
+
+bool has_common_width(const KvLayer& kv) {
+  constexpr int32_t kDims[] = {64, 80, 96, 112, 128, 256};
+  return !kv.values_in_keys && kv.head_dim == kv.v_head_dim &&
+         std::find(std::begin(kDims), std::end(kDims), kv.head_dim) != std::end(kDims);
+}
+
+void attend_many(const AttentionProblem& problem, DType dtype, bool single_queries_too, const CudaStream& stream) {
+  if (hopper_prefill_fits(problem, stream.device())) {
+    attend_prefill_hopper(problem, dtype, single_queries_too, stream);
+  } else {
+    attend_prefill(problem, dtype, single_queries_too, stream);
+  }
 }
 
 }  // namespace
@@ -63,23 +75,19 @@ void attention(const AttentionArgs& args, Stream& stream) {
   const RaggedBatch& batch = *args.batch;
   if (batch.num_tokens == 0) return;
   const AttentionProblem problem = problem_of(args, cuda);
-  if (!fits_tensor_cores(args, cuda.device())) {
-    return attend_generic(problem, args.q.dtype, args.kv.dtype, cuda);
+  const DType dtype = args.kv.dtype;
+  const bool latent = args.kv.values_in_keys && latent_fits(problem, cuda.device());
+  if (!suits_tensor_cores(args, cuda.device()) || (!latent && !has_common_width(args.kv))) {
+    return attend_generic(problem, args.q.dtype, dtype, cuda);
   }
-  // Where decode splits keys depends on the batch.
-  const bool all_as_prefill = cuda.resources().deterministic || batch.num_sequences > kMaxDecodeSequences;
-  const auto prefill = [&](bool single_queries_too) {
-    if (hopper_prefill_fits(problem, cuda.device())) {
-      attend_prefill_hopper(problem, args.kv.dtype, single_queries_too, cuda);
-    } else {
-      attend_prefill(problem, args.kv.dtype, single_queries_too, cuda);
-    }
-  };
-  if (all_as_prefill) return prefill(true);
-  const bool only_single = batch.max_query_len == 1;
-  const bool known = batch.plan.counts[0] > 0;
-  if (only_single || !known || batch.plan.counts[1] > 0) attend_decode(problem, args.kv.dtype, cuda);
-  if (!only_single) prefill(false);
+  // How single queries' keys are shared out depends on the batch.
+  const bool share = !cuda.resources().deterministic && batch.num_sequences <= kMaxDecodeSequences;
+  const bool all_single = batch.max_query_len == 1;
+  const bool planned = batch.plan.counts[0] > 0;
+  const bool some_single = all_single || !planned || batch.plan.counts[1] > 0;
+  if (latent) return attend_latent(problem, dtype, share && some_single, !share || !all_single, cuda);
+  if (share && some_single) attend_decode(problem, dtype, cuda);
+  if (!share || !all_single) attend_many(problem, dtype, /*single_queries_too=*/!share, cuda);
 }
 
 // The kernels work out for themselves who does what, from lengths in device memory, within a microsecond or two; that
@@ -100,7 +108,7 @@ std::array<int32_t, 8> plan_attention(const RaggedBatch& batch, std::byte*, cons
 }
 
 size_t attention_scratch_bytes(const Device& device) {
-  return decode_scratch_bytes(device);
+  return std::max(decode_scratch_bytes(device), latent_scratch_bytes(device));
 }
 
 size_t attention_counters(const Device& device) {

@@ -28,7 +28,6 @@ constexpr int kStages = 2;
 
 template <int kDim>
 struct Shape {
-  static constexpr int kColumns = kDim / 64;
   static constexpr int kQBytes = kRows * kDim * 2;
   static constexpr int kTileBytes = kKeys * kDim * 2;  ///< of keys, or of values
   /// The copies' pattern repeats after 1024 bytes of the address.
@@ -71,7 +70,7 @@ __device__ void copy_tiles(const AttentionProblem& problem, const QueryTile& til
       if (round > 0) wait(&barriers.empty[which][stage], (round - 1) & 1);
       if (lane == 0) arrive_and_expect(full, bytes);
       __syncwarp();
-      if (column < S::kColumns && own_block >= 0) {
+      if (column < kDim / 64 && own_block >= 0) {
         const std::byte* const from =
             heads + own_block * problem.block_bytes + (which * kDim + column * 64) * block_size * 2 + first * 128;
         std::byte* const to =

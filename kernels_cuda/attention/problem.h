@@ -58,6 +58,14 @@ bool hopper_prefill_fits(const AttentionProblem& problem, const Device& device);
 void attend_prefill_hopper(const AttentionProblem& problem, DType dtype, bool single_queries_too,
                            const CudaStream& stream);
 
+/// Keys of 576 with values in them, on compute capability 9.0 and up. `split_single`: share sequences with one query
+/// out over the GPU (at most kMaxDecodeSequences); `others`: the rest, or everything without `split_single`; there a
+/// row's result depends on the row alone.
+bool latent_fits(const AttentionProblem& problem, const Device& device);
+void attend_latent(const AttentionProblem& problem, DType dtype, bool split_single, bool others,
+                   const CudaStream& stream);
+size_t latent_scratch_bytes(const Device& device);
+
 /// Everything, in any type. A row's result depends on the row alone.
 void attend_generic(const AttentionProblem& problem, DType q_dtype, DType kv_dtype, const CudaStream& stream);
 size_t generic_counters();

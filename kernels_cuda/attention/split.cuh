@@ -109,7 +109,7 @@ __device__ bool make_schedule(const Schedule<kUnit>& schedule, const AttentionPr
   return __syncthreads_or(many);
 }
 
-/// The pair that a part left behind by a warp belongs to.
+/// The pair that a part belongs to.
 struct PartOwner {
   int pair;        ///< of all; -1: there is no part
   int begin, end;  ///< its units
@@ -193,7 +193,7 @@ __device__ void join(Team team, const PartOwner& owner, int count, PartAt part_a
 }
 
 /// One more block has its part of a pair ready. Orders what the block's threads wrote before, and will read.
-__device__ unsigned count_arrival(unsigned* counter) {
+__device__ inline unsigned count_arrival(unsigned* counter) {
   unsigned before;
   asm volatile("atom.acq_rel.gpu.global.add.u32 %0, [%1], 1;" : "=r"(before) : "l"(counter) : "memory");
   return before;

@@ -1,5 +1,5 @@
-// Copies from global to shared memory that do not pass through registers (cp.async, compute capability 8.0 and up). Code
-// that uses them is never launched below that, but is compiled: there the functions are plain copies that wait.
+// Copies from global to shared memory that do not pass through registers (cp.async, compute capability 8.0 and up).
+// Code that uses them is never launched below that, but is compiled: there the functions are plain copies that wait.
 #pragma once
 
 #include <cuda_runtime.h>

@@ -34,16 +34,20 @@ void allow_shared_memory(void (*kernel)(Params...), size_t bytes) {
 template <typename... Params, typename... Args>
 void launch(const char* what, void (*kernel)(Params...), dim3 grid, dim3 block, size_t shared_bytes,
             const CudaStream& stream, Args&&... args) {
-  cudaLaunchAttribute early{};
-  early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  early.val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchAttribute attributes[2]{};
+  // All kernels want the same split between shared memory and cache: a multiprocessor must run empty to change it,
+  // which would part a kernel from the next one's early start.
+  attributes[0].id = cudaLaunchAttributePreferredSharedMemoryCarveout;
+  attributes[0].val.sharedMemCarveout = 100;
+  attributes[1].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  attributes[1].val.programmaticStreamSerializationAllowed = 1;
   cudaLaunchConfig_t config{};
   config.gridDim = grid;
   config.blockDim = block;
   config.dynamicSmemBytes = shared_bytes;
   config.stream = stream.handle();
-  config.attrs = &early;
-  config.numAttrs = stream.device().compute_capability >= 90 ? 1 : 0;
+  config.attrs = attributes;
+  config.numAttrs = stream.device().compute_capability >= 90 ? 2 : 1;
   check(cudaLaunchKernelEx(&config, kernel, static_cast<Params>(std::forward<Args>(args))...), what);
 }
 

@@ -14,19 +14,31 @@ namespace quire::cuda {
 using Half = __half;
 using BFloat = __nv_bfloat16;
 
-__device__ inline float to_float(float value) { return value; }
-__device__ inline float to_float(Half value) { return __half2float(value); }
-__device__ inline float to_float(BFloat value) { return __bfloat162float(value); }
+__device__ inline float to_float(float value) {
+  return value;
+}
+__device__ inline float to_float(Half value) {
+  return __half2float(value);
+}
+__device__ inline float to_float(BFloat value) {
+  return __bfloat162float(value);
+}
 
 /// Round to nearest, ties to even.
 template <typename T>
 __device__ inline T from_float(float value);
 template <>
-__device__ inline float from_float<float>(float value) { return value; }
+__device__ inline float from_float<float>(float value) {
+  return value;
+}
 template <>
-__device__ inline Half from_float<Half>(float value) { return __float2half_rn(value); }
+__device__ inline Half from_float<Half>(float value) {
+  return __float2half_rn(value);
+}
 template <>
-__device__ inline BFloat from_float<BFloat>(float value) { return __float2bfloat16_rn(value); }
+__device__ inline BFloat from_float<BFloat>(float value) {
+  return __float2bfloat16_rn(value);
+}
 
 /// kCount elements that are loaded and stored at once; 16 bytes as a rule. Memory must be aligned to its size.
 template <typename T, int kCount>

@@ -1,12 +1,12 @@
 // Logits to tokens, all on the device: two kernels with the same launches whatever the rows ask for, so that a recorded
-// graph serves any mix. measure_rows reads all logits once, over the whole device; choose_tokens finishes a row per block.
+// graph serves any mix. measure_rows reads all logits once, over the whole device; choose_tokens finishes a row per
+// block.
 #include <cstddef>
 
 #include "kernels_cuda/layouts.h"
 #include "kernels_cuda/ops.h"
 #include "kernels_cuda/portable/sample_choose.cuh"
 #include "kernels_cuda/portable/sample_measure.cuh"
-#include "quire/error.h"
 
 namespace quire::cuda {
 namespace {
@@ -59,7 +59,8 @@ void sample(const SampleArgs& args, Stream& stream) {
   params.stride = args.logits.strides[0];
   params.num_rows = static_cast<int32_t>(num_rows);
   params.vocabulary = static_cast<int32_t>(vocabulary);
-  params.vectors = reinterpret_cast<uintptr_t>(params.logits) % 16 == 0 && params.stride % 4 == 0 && vocabulary % 4 == 0;
+  params.vectors =
+      reinterpret_cast<uintptr_t>(params.logits) % 16 == 0 && params.stride % 4 == 0 && vocabulary % 4 == 0;
   params.rows = args.rows;
   params.ids = args.ids;
   params.biases = args.biases;
@@ -70,9 +71,10 @@ void sample(const SampleArgs& args, Stream& stream) {
 
   const CudaStream& cuda = as_cuda(stream);
   const auto chunks = static_cast<unsigned>((vocabulary + kMeasureChunk - 1) / kMeasureChunk);
-  launch("measuring logits", measure_rows, dim3(chunks, static_cast<unsigned>(num_rows)), dim3(kMeasureThreads), 0, cuda,
+  launch("measuring logits", measure_rows, dim3(chunks, static_cast<unsigned>(num_rows)), dim3(kMeasureThreads), 0,
+         cuda, params);
+  launch("choosing tokens", choose_tokens, dim3(static_cast<unsigned>(num_rows)), dim3(kChooseThreads), 0, cuda,
          params);
-  launch("choosing tokens", choose_tokens, dim3(static_cast<unsigned>(num_rows)), dim3(kChooseThreads), 0, cuda, params);
 }
 
 }  // namespace quire::cuda

@@ -1,6 +1,6 @@
-// Second kernel of sampling: one block per row, from notes to token and candidates. Most rows need the notes (8 KiB) and
-// one span; rows that cut or report read the groups that can hold what they look for, put it into shared memory and sort
-// it there. What does not fit (thousands of tokens kept, or a flat row) is found over the whole row, from L2: see
+// Second kernel of sampling: one block per row, from notes to token and candidates. Most rows need the notes (8 KiB)
+// and one span; rows that cut or report read the groups that can hold what they look for, put it into shared memory and
+// sort it there. What does not fit (thousands of tokens kept, or a flat row) is found over the whole row, from L2: see
 // border(). All sums have one order, given by ids, so that a row's result is its own.
 #pragma once
 
@@ -11,9 +11,9 @@ namespace quire::cuda {
 
 constexpr int kChooseThreads = 512;
 constexpr int kChooseWarps = kChooseThreads / 32;
-constexpr int kCapacity = 4096;    ///< keys that are sorted at once
-constexpr int kBins = 8192;        ///< of a pass over a row
-constexpr int kGroupBins = 2048;   ///< of a pass over groups
+constexpr int kCapacity = 4096;   ///< keys that are sorted at once
+constexpr int kBins = 8192;       ///< of a pass over a row
+constexpr int kGroupBins = 2048;  ///< of a pass over groups
 constexpr int kMaxSpans = 4096;
 constexpr int kMostInGroups = 1024;  ///< more than that are not looked for by groups
 static_assert(kChooseThreads == kSampleSpan, "a thread looks at one logit of the span that is drawn from");
@@ -67,9 +67,7 @@ struct LogitBins {
   float top;
   float per_unit;
   int last;
-  __device__ int of(float x) const {
-    return static_cast<int>(fminf((top - x) * per_unit, static_cast<float>(last)));
-  }
+  __device__ int of(float x) const { return static_cast<int>(fminf((top - x) * per_unit, static_cast<float>(last))); }
 };
 
 /// Sum over the block, to all; in a fixed order.
@@ -157,8 +155,8 @@ __device__ inline void sort_keys(ChooseMemory& memory, int count) {
   __syncthreads();
 }
 
-/// Call visit(id, logit) for all logits of the groups whose best is wanted(); a warp takes groups in a fixed order, four
-/// at once.
+/// Call visit(id, logit) for all logits of the groups whose best is wanted(); a warp takes groups in a fixed order,
+/// four at once.
 template <typename Wanted, typename Visit>
 __device__ inline void visit_groups(const RowView& view, Wanted wanted, Visit visit) {
   constexpr int kAtOnce = 4;
@@ -172,8 +170,8 @@ __device__ inline void visit_groups(const RowView& view, Wanted wanted, Visit vi
       float4 x[kAtOnce];
 #pragma unroll
       for (int u = 0; u < kAtOnce; ++u) {
-        id[u] = pending != 0 ? (first + __ffs(static_cast<int>(pending)) - 1) * kSampleGroup + lane * 4
-                             : view.vocabulary;
+        id[u] =
+            pending != 0 ? (first + __ffs(static_cast<int>(pending)) - 1) * kSampleGroup + lane * 4 : view.vocabulary;
         pending &= pending - 1;
       }
       if (view.vectors) {
@@ -459,8 +457,8 @@ __device__ inline double weigh_spans(const RowView& view, ChooseMemory& memory, 
   return block_total(sum, memory);
 }
 
-/// The first kept token in order of id at which the sum of weights passes `left`; first its span, by memory.masses, then
-/// its place there. Rounding may leave a little beyond the end: then the last one that can be drawn.
+/// The first kept token in order of id at which the sum of weights passes `left`; first its span, by memory.masses,
+/// then its place there. Rounding may leave a little beyond the end: then the last one that can be drawn.
 __device__ inline int32_t draw_from_spans(const RowView& view, ChooseMemory& memory, const Kept& kept, double left) {
   const int num_spans = span_count(view.vocabulary);
   const int per_thread = (num_spans + kChooseThreads - 1) / kChooseThreads;

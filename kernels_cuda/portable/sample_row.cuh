@@ -1,9 +1,10 @@
-// What the two kernels of sampling share: how a row of logits is cut, how tokens are ordered, and what is noted of a row.
+// What the two kernels of sampling share: how a row of logits is cut, how tokens are ordered, and what is noted of a
+// row.
 //
 // A row is read in groups of 128 logits (one 16-byte load of a warp) and spans of 512 (what a warp holds in registers).
 // Of each group the largest logit is noted: rows that look for the best few read the groups that can hold them and no
-// others. Of each span the sum of weights is noted: a draw walks over spans and reads one. Neither depends on the number
-// of rows, so a row's result is its own.
+// others. Of each span the sum of weights is noted: a draw walks over spans and reads one. Neither depends on the
+// number of rows, so a row's result is its own.
 #pragma once
 
 #include <cstdint>
@@ -19,8 +20,12 @@ constexpr int kLogitsPerLane = kSampleSpan / 32;
 /// As in SamplingParams: below it the best token is taken.
 constexpr float kGreedyTemperature = 1e-5f;
 
-__host__ __device__ constexpr int span_count(int vocabulary) { return (vocabulary + kSampleSpan - 1) / kSampleSpan; }
-__host__ __device__ constexpr int group_count(int vocabulary) { return (vocabulary + kSampleGroup - 1) / kSampleGroup; }
+__host__ __device__ constexpr int span_count(int vocabulary) {
+  return (vocabulary + kSampleSpan - 1) / kSampleSpan;
+}
+__host__ __device__ constexpr int group_count(int vocabulary) {
+  return (vocabulary + kSampleGroup - 1) / kSampleGroup;
+}
 
 struct SpanSum {
   float best = 0.0f;
@@ -45,9 +50,9 @@ struct SampleParams {
   SampledCandidate* candidates;
   int32_t max_candidates;
 
-  SpanSum* sums;          ///< [2, R, spans]
-  uint32_t* group_best;   ///< [2, R, groups], as image_of()
-  float* raw_logits;      ///< [R, V], of rows that were edited and ask for raw_logprobs
+  SpanSum* sums;         ///< [2, R, spans]
+  uint32_t* group_best;  ///< [2, R, groups], as image_of()
+  float* raw_logits;     ///< [R, V], of rows that were edited and ask for raw_logprobs
 
   __device__ SpanSum* row_sums(LogitState state, int row) const {
     return sums + (static_cast<int64_t>(state) * num_rows + row) * span_count(vocabulary);
@@ -78,8 +83,12 @@ struct RowWants {
   __device__ bool edited() const { return values || repetition || output; }
 };
 
-__device__ inline float minus_infinity() { return __int_as_float(0xff800000); }
-__device__ inline float infinity() { return __int_as_float(0x7f800000); }
+__device__ inline float minus_infinity() {
+  return __int_as_float(0xff800000);
+}
+__device__ inline float infinity() {
+  return __int_as_float(0x7f800000);
+}
 
 /// Integers in the order of the floats; both zeros are one number.
 __device__ inline uint32_t image_of(float x) {
@@ -93,9 +102,15 @@ __device__ inline float from_image(uint32_t image) {
 
 /// Tokens in the order in which they are kept: the larger logit first, of equal ones the smaller id.
 using TokenKey = uint64_t;
-__device__ inline TokenKey key_of(uint32_t image, uint32_t id) { return uint64_t{image} << 32 | (0xffffffffu - id); }
-__device__ inline int32_t id_of(TokenKey key) { return static_cast<int32_t>(0xffffffffu - static_cast<uint32_t>(key)); }
-__device__ inline float logit_of(TokenKey key) { return from_image(static_cast<uint32_t>(key >> 32)); }
+__device__ inline TokenKey key_of(uint32_t image, uint32_t id) {
+  return uint64_t{image} << 32 | (0xffffffffu - id);
+}
+__device__ inline int32_t id_of(TokenKey key) {
+  return static_cast<int32_t>(0xffffffffu - static_cast<uint32_t>(key));
+}
+__device__ inline float logit_of(TokenKey key) {
+  return from_image(static_cast<uint32_t>(key >> 32));
+}
 
 __device__ inline uint32_t warp_largest(uint32_t value) {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
@@ -113,7 +128,8 @@ __device__ inline int place_in_span(int i) {
 }
 
 /// A span's logits over a warp; beyond the row's end minus infinity.
-__device__ inline void load_span(float (&x)[kLogitsPerLane], const float* row, int begin, int vocabulary, bool vectors) {
+__device__ inline void load_span(float (&x)[kLogitsPerLane], const float* row, int begin, int vocabulary,
+                                 bool vectors) {
   if (vectors && begin + kSampleSpan <= vocabulary) {
     float4 four[kLogitsPerLane / 4];
 #pragma unroll

@@ -207,7 +207,9 @@ void run(const std::string& device) {
   measure(*backend, small, {{1, 2048, 2048}});
   const Heads latent{.heads = 16, .kv_heads = 1, .dim = 576, .value_dim = 512, .values_in_keys = true};
   measure(*backend, latent, {{1, 2048}});
-  measure(*backend, latent, {{16, 1024}});
+  measure(*backend, latent, {{1, 8192}});
+  measure(*backend, latent, {{64, 1024}});
+  measure(*backend, latent, {{1, 2048, 2048}});
 }
 
 }  // namespace

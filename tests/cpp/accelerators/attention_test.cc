@@ -442,6 +442,14 @@ TEST(attention, values_in_keys_give_the_defined_result) {
     Shape shape = of_type(dtype, {.heads = 16, .kv_heads = 1, .head_dim = 576, .v_head_dim = 512});
     shape.values_in_keys = true;
     for (const auto& sequences : {kDecodeStep, kMixedStep}) expect_right(shape, sequences);
+    for (const int32_t block_size : {8, 32}) {
+      shape.block_size = block_size;
+      shape.window = block_size == 8 ? 100 : 0;
+      shape.heads = 20;
+      for (const auto& sequences : {kDecodeStep, kMixedStep}) expect_right(shape, sequences);
+      expect_right(shape, {{.seed = 3, .context = 5000, .queries = 1}, {.seed = 4, .context = 70, .queries = 1}});
+    }
+    shape.window = 0;
     shape.heads = 3;
     shape.head_dim = 40;
     shape.v_head_dim = 33;
@@ -506,17 +514,19 @@ std::vector<InvarianceCase> invariance_cases() {
   for (const DType dtype : kTypes) {
     for (const bool deterministic : {false, true}) {
       if (dtype != DType::kFloat32 && !deterministic) continue;
-      for (const Shape& shape : {Shape{.heads = 9, .kv_heads = 3},
-                                 Shape{.heads = 4, .kv_heads = 4, .head_dim = 80, .v_head_dim = 80, .window = 100},
-                                 Shape{.heads = 8,
-                                       .kv_heads = 1,
-                                       .head_dim = 128,
-                                       .v_head_dim = 128,
-                                       .softcap = 2.0f,
-                                       .alibi = true,
-                                       .sinks = true},
-                                 Shape{.heads = 2, .kv_heads = 1, .head_dim = 256, .v_head_dim = 256},
-                                 Shape{.heads = 3, .kv_heads = 1, .head_dim = 24, .v_head_dim = 40, .window = 300}}) {
+      for (const Shape& shape :
+           {Shape{.heads = 9, .kv_heads = 3},
+            Shape{.heads = 4, .kv_heads = 4, .head_dim = 80, .v_head_dim = 80, .window = 100},
+            Shape{.heads = 8,
+                  .kv_heads = 1,
+                  .head_dim = 128,
+                  .v_head_dim = 128,
+                  .softcap = 2.0f,
+                  .alibi = true,
+                  .sinks = true},
+            Shape{.heads = 2, .kv_heads = 1, .head_dim = 256, .v_head_dim = 256},
+            Shape{.heads = 5, .kv_heads = 1, .head_dim = 576, .v_head_dim = 512, .values_in_keys = true},
+            Shape{.heads = 3, .kv_heads = 1, .head_dim = 24, .v_head_dim = 40, .window = 300}}) {
         cases.push_back({of_type(dtype, shape), deterministic});
       }
     }

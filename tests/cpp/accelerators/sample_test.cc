@@ -38,8 +38,8 @@ struct Answer {
 
   bool operator==(const Answer& other) const {
     return std::memcmp(&token, &other.token, sizeof(token)) == 0 && candidates.size() == other.candidates.size() &&
-           (candidates.empty() || std::memcmp(candidates.data(), other.candidates.data(),
-                                              candidates.size() * sizeof(SampledCandidate)) == 0);
+           (candidates.empty() ||
+            std::memcmp(candidates.data(), other.candidates.data(), candidates.size() * sizeof(SampledCandidate)) == 0);
   }
 };
 
@@ -137,7 +137,9 @@ std::vector<Answer> sample(const std::vector<std::vector<float>>& logits, const 
   return call.answers();
 }
 
-Answer sample_one(const std::vector<float>& logits, const Wish& wish) { return sample({logits}, {wish})[0]; }
+Answer sample_one(const std::vector<float>& logits, const Wish& wish) {
+  return sample({logits}, {wish})[0];
+}
 
 /// Sampling as ops/sample.h defines it, step by step; weights as float32, as every backend decides on them.
 struct Oracle {
@@ -289,8 +291,8 @@ Draws expect_all_like(const std::vector<std::vector<float>>& logits, const std::
                       const std::vector<Answer>& got) {
   Draws draws;
   for (size_t r = 0; r < wishes.size(); ++r) {
-    SCOPED_TRACE(testing::Message() << "row " << r << ", V=" << logits[r].size() << " temperature="
-                                    << wishes[r].row.temperature << " top_k=" << wishes[r].row.top_k
+    SCOPED_TRACE(testing::Message() << "row " << r << ", V=" << logits[r].size()
+                                    << " temperature=" << wishes[r].row.temperature << " top_k=" << wishes[r].row.top_k
                                     << " top_p=" << wishes[r].row.top_p << " min_p=" << wishes[r].row.min_p
                                     << " num_logprobs=" << wishes[r].row.num_logprobs
                                     << " raw=" << wishes[r].row.raw_logprobs);
@@ -503,7 +505,8 @@ TEST(AcceleratorSample, long_lists_penalize_each_token_once) {
     logits.push_back(random_logits(kVocabulary, i, 2.0f));
     Wish wish;
     for (int n = 0; n < 4000; ++n) wish.prompt.push_back(static_cast<int32_t>(generator() % 3000));
-    for (int n = 0; n < 3000; ++n) wish.output.push_back(static_cast<int32_t>(generator() % kVocabulary / (1 + n % 90)));
+    for (int n = 0; n < 3000; ++n)
+      wish.output.push_back(static_cast<int32_t>(generator() % kVocabulary / (1 + n % 90)));
     for (int n = 0; n < 700; ++n) {
       wish.biases.push_back({static_cast<int32_t>(generator() % 600), 0.01f * static_cast<float>(generator() % 700)});
     }

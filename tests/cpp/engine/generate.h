@@ -17,8 +17,8 @@
 
 namespace quire {
 
-/// Engine::create(), or with QUIRE_TEST_AHEAD in the environment an engine of the same kind whose device runs behind its
-/// host (LateBackend).
+/// Engine::create(), or with QUIRE_TEST_AHEAD in the environment an engine of the same kind whose device runs behind
+/// its host (LateBackend).
 inline std::unique_ptr<Engine> create_engine(const EngineConfig& config) {
   if (std::getenv("QUIRE_TEST_AHEAD") == nullptr) return Engine::create(config);
   OpenModel model = open_model(config);

@@ -17,8 +17,7 @@ namespace {
 using Work = std::function<void()>;
 
 struct LateStream final : Stream {
-  LateStream(std::unique_ptr<Stream> real_stream, const Ops& real_ops)
-      : real(std::move(real_stream)), ops(real_ops) {}
+  LateStream(std::unique_ptr<Stream> real_stream, const Ops& real_ops) : real(std::move(real_stream)), ops(real_ops) {}
 
   void enqueue(Work one) {
     if (recording) {
