@@ -92,7 +92,8 @@ void attention(const AttentionArgs& args, Stream& stream) {
 
 // The kernels work out for themselves who does what, from lengths in device memory, within a microsecond or two; that
 // holds for any number of heads and any window, and in recorded graphs. The host keeps only what it needs to leave out
-// a launch: [0] sequences (0: not planned), [1] those with one query.
+// a launch: [0] sequences (0: not planned), [1] those with one query. Padding counts as such, so that all steps that
+// are padded to one size have the same counts, and one graph.
 
 size_t attention_plan_bytes(int32_t, int32_t, const Device&) {
   return 0;
@@ -102,7 +103,7 @@ std::array<int32_t, 8> plan_attention(const RaggedBatch& batch, std::byte*, cons
   std::array<int32_t, 8> counts{};
   counts[0] = batch.num_sequences;
   for (int32_t s = 0; s < batch.num_sequences; ++s) {
-    counts[1] += batch.context_lens[s] > 0 && batch.query_start[s + 1] - batch.query_start[s] == 1;
+    counts[1] += batch.query_start[s + 1] - batch.query_start[s] == 1;
   }
   return counts;
 }
