@@ -99,8 +99,9 @@ void RowSampler::sample(SampledToken& result, SampledCandidate* candidates) {
     }
   }
   if (row_.raw_logprobs != 0 && !given) {
+    const bool changed = kept_.has_value() || !edits.empty() || softmax_.scale != 1.0f;
     kept_.reset();
-    if (!edits.empty() || softmax_.scale != 1.0f) {
+    if (changed) {
       edits.undo();
       softmax_ = sum_row(1.0f);
     }
@@ -249,8 +250,9 @@ float RowSampler::log_probability(int32_t id) const {
 
 int32_t RowSampler::rank(int32_t id) const {
   const float logit = logits_[id];
-  // Before it also those that are equal: larger than the next float below.
-  const int64_t before = id > 0 ? passes_.count_larger(logits_, id, std::nextafter(logit, kNothing)) : 0;
+  // Before it also those that are equal: larger than the next float below, of which minus infinity has none.
+  int64_t before = id;
+  if (id > 0 && logit > kNothing) before = passes_.count_larger(logits_, id, std::nextafter(logit, kNothing));
   return static_cast<int32_t>(1 + before + passes_.count_larger(logits_ + id, vocabulary_ - id, logit));
 }
 

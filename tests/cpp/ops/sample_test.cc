@@ -376,6 +376,33 @@ TEST_P(SampleTest, raw_logprobs_are_those_of_the_untouched_logits) {
   }
 }
 
+TEST_P(SampleTest, raw_logprobs_know_nothing_of_what_filters_dropped) {
+  const std::vector<float> logits = random_logits(5000, 13, 1.0f);
+  const SampleOracle untouched(logits, greedy());
+  for (const bool by_mass : {false, true}) {
+    Choice row;
+    if (by_mass) {
+      row.top_p = 0.5f;
+    } else {
+      row.top_k = 3;
+    }
+    row.num_logprobs = 2;
+    row.raw_logprobs = 1;
+    const Sampled result = sample_one(logits, row);
+    EXPECT_NEAR(result.logprob, untouched.logprob(result.token), kLogprobTolerance);
+  }
+}
+
+TEST_P(SampleTest, equal_tokens_of_smaller_id_rank_before_even_at_minus_infinity) {
+  const std::vector<float> logits = {-kInf, 1.0f, -kInf, 2.0f, -kInf};
+  Choice row;
+  row.num_logprobs = 0;
+  for (const auto& [token, rank] : std::vector<std::pair<int32_t, int32_t>>{{3, 1}, {1, 2}, {0, 3}, {2, 4}, {4, 5}}) {
+    row.given_token = token;
+    EXPECT_EQ(sample_one(logits, row).candidates.at(0).rank, rank) << "token " << token;
+  }
+}
+
 TEST_P(SampleTest, tokens_that_filters_dropped_are_reported_as_impossible) {
   const std::vector<float> logits = {1.0f, 5.0f, 2.0f, 4.0f, 3.0f};
   Choice row;
