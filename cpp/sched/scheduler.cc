@@ -285,6 +285,7 @@ void Scheduler::settle(std::span<const SequenceId> poisoned) {
   QUIRE_CHECK(num_in_flight_ > 0, "no step has been launched");
   const size_t step = (next_step_ - static_cast<uint32_t>(num_in_flight_)) % 2;
   for (auto place = line_.begin(); place != first_waiting_; ++place) {
+    QUIRE_CHECK(place->settles[step] <= place->num_known(), "tokens of the step before are not known: id=", place->id);
   }
   for (const SequenceId id : poisoned) {
     if (contains(id)) find(id).poisoned = true;

@@ -29,20 +29,22 @@ namespace {
 
 constexpr int kProductThreads = 256;
 constexpr int kThreads = kProductThreads + 32;
-constexpr int kProductWarps = kProductThreads / 32;
+[[maybe_unused]] constexpr int kProductWarps = kProductThreads / 32;
 
 template <int kRows>
 struct Shape {
-  /// One instruction takes at most 128 rows of x here; more are two.
-  static constexpr int kInstructionRows = kRows > 128 ? 128 : kRows;
-  static constexpr int kInstructions = kRows / kInstructionRows;
-  static constexpr int kSums = kInstructionRows / 2;  // of a thread and an instruction
   static constexpr int kStages = kRows <= 32 ? 5 : kRows == 64 ? 4 : kRows == 128 ? 6 : 4;
   static constexpr int kWeightBytes = kTileColumns * kUnit * 2;
   static constexpr int kStageBytes = kWeightBytes + kRows * kUnit * 2;
   // Stages are aligned to 1024 bytes; behind them two barriers each, and where rows of x go.
   static constexpr int kSharedBytes = 1024 + kStages * (kStageBytes + 16) + kRows * 4;
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
+  /// One instruction takes at most 128 rows of x here; more are two.
+  static constexpr int kInstructionRows = kRows > 128 ? 128 : kRows;
+  static constexpr int kInstructions = kRows / kInstructionRows;
+  static constexpr int kSums = kInstructionRows / 2;  // of a thread and an instruction
   static constexpr int kTileElements = kRows * kTileColumns;
+#endif
 };
 
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)

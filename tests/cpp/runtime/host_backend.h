@@ -11,9 +11,12 @@
 
 namespace quire {
 
-/// A backend that has memory and nothing else, and counts how often it is asked for some.
+/// A backend that has memory and counts how often it is asked for some. Its ops do nothing, but for `sample`, which
+/// always chooses token 1.
 class HostBackend final : public Backend {
  public:
+  HostBackend() { fill(ops_); }
+
   std::string name() const override { return "host"; }
   const Ops& ops() const override { return ops_; }
   std::unique_ptr<Stream> create_stream() override { return std::make_unique<HostStream>(); }
@@ -23,7 +26,10 @@ class HostBackend final : public Backend {
     num_bytes += static_cast<int64_t>(bytes);
     return Buffer(std::malloc(bytes), bytes, [](void* data, size_t) { std::free(data); });
   }
-  Buffer allocate_host(size_t bytes) override { return allocate(bytes, MemoryKind::kWorkspace); }
+  Buffer allocate_host(size_t bytes) override {
+    num_host_bytes += static_cast<int64_t>(bytes);
+    return allocate(bytes, MemoryKind::kWorkspace);
+  }
   void copy_to_device(void* destination, const void* source, size_t bytes, Stream&) override {
     std::memcpy(destination, source, bytes);
   }
@@ -38,7 +44,7 @@ class HostBackend final : public Backend {
   void enqueue_to_host(void* destination, const void* source, size_t bytes, Stream&) override {
     std::memcpy(destination, source, bytes);
   }
-  bool runs_behind() const override { return false; }
+  bool runs_behind() const override { return behind; }
   bool records_graphs() const override { return records; }
   void begin_recording(Stream&) override {}
   std::unique_ptr<Graph> end_recording(Stream&) override {
@@ -71,9 +77,24 @@ class HostBackend final : public Backend {
   int num_copies = 0;    ///< enqueued, to the device
   const void* last_source = nullptr;
   int num_allocations = 0;
-  int64_t num_bytes = 0;  ///< allocated so far
+  int64_t num_bytes = 0;       ///< allocated so far
+  int64_t num_host_bytes = 0;  ///< of them, by allocate_host()
+  bool behind = false;
 
  private:
+  template <typename... Args>
+  static void do_nothing(void (*&... ops)(const Args&, Stream&)) {
+    ((ops = [](const Args&, Stream&) {}), ...);
+  }
+  static void fill(Ops& ops) {
+    do_nothing(ops.embed, ops.norm, ops.linear, ops.grouped_linear, ops.rope, ops.kv_write, ops.copy_blocks,
+               ops.attention, ops.activation, ops.route, ops.moe, ops.add, ops.clip, ops.gather, ops.logit_scale,
+               ops.resolve);
+    ops.sample = [](const SampleArgs& args, Stream&) {
+      for (int64_t r = 0; r < args.logits.shape[0]; ++r) args.tokens[r] = {.token = 1};
+    };
+  }
+
   struct HostStream final : Stream {
     void synchronize() override {}
   };

@@ -34,6 +34,7 @@ SchedulerConfig any_config(std::mt19937_64& random) {
   config.max_model_len = 2 + static_cast<int32_t>(random() % (most - 1));
   config.enable_prefix_caching = random() % 4 != 0;
   config.hash_seed = random();
+  if (random() % 4 == 0) config.recompute_length = 1 + static_cast<int32_t>(random() % most);
   return config;
 }
 
@@ -55,7 +56,8 @@ std::string History::describe() const {
   return detail::join_message(
       "block_size=", config_.block_size, ", num_blocks=", config_.num_blocks, ", max_num_seqs=", config_.max_num_seqs,
       ", max_num_batched_tokens=", config_.max_num_batched_tokens, ", max_model_len=", config_.max_model_len,
-      ", enable_prefix_caching=", config_.enable_prefix_caching, ahead_ ? ", planned ahead" : "");
+      ", enable_prefix_caching=", config_.enable_prefix_caching, ", recompute_length=", config_.recompute_length,
+      ahead_ ? ", planned ahead" : "");
 }
 
 int32_t History::between(int32_t first, int32_t last) {
@@ -186,6 +188,7 @@ void History::expect(const PlannedSequence& planned) {
     record.running = record.has_run = true;
     record.num_registered = planned.start / config_.block_size;
   }
+  if (planned.start == 0 && !record.values.empty()) ++counts_.restarts;
   record.values.resize(static_cast<size_t>(planned.start));
   for (int32_t position = planned.start; position < planned.start + planned.num_tokens; ++position) {
     const uint64_t before = position == 0 ? 0 : record.values.back();
@@ -332,7 +335,7 @@ void History::drain() {
   // The first arrived moves in every step, unless it waits for a token, so this many steps are enough for all.
   int64_t most_steps = 4;
   for (const auto& [id, record] : records_) {
-    most_steps += 2 * static_cast<int64_t>(record.forks_left + 1) * config_.max_model_len;
+    most_steps += 3 * static_cast<int64_t>(record.forks_left + 1) * config_.max_model_len;
   }
   while (!records_.empty()) {
     if (step_open_) {

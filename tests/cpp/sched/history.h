@@ -25,6 +25,7 @@ struct HistoryCounts {
   int64_t joined_blocks = 0;  ///< own blocks given up for equal cached ones
   int64_t poisoned = 0;
   int64_t removed_in_step = 0;
+  int64_t restarts = 0;           ///< of sequences that have outgrown their keys
   int64_t planned_ahead = 0;      ///< sequences, while a step was on its way
   int64_t preempted_unknown = 0;  ///< sequences whose last token was not known
   int64_t removed_in_flight = 0;  ///< sequences, while a step that they are in was on its way

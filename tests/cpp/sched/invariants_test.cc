@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <functional>
+#include <utility>
 
 #include "sched/scheduler_fixture.h"
 
@@ -212,6 +213,51 @@ TEST_F(Invariants, notice_places_that_are_not_given_back) {
 TEST_F(Invariants, notice_more_places_than_there_are) {
   snapshot_.config.max_num_seqs = 1;
   expect_violation_of(12);
+}
+
+TEST_F(Invariants, notice_progress_that_no_step_makes) {
+  one().num_settled = 9;
+  expect_violation_of(18);
+}
+
+TEST_F(Invariants, notice_a_step_that_is_not_on_its_way) {
+  one().num_settled = 9;
+  one().settles[snapshot_.newest_step] = 10;
+  expect_violation_of(18);
+  snapshot_.num_in_flight = 1;
+  EXPECT_EQ(find_violation(snapshot_), std::nullopt);
+  std::swap(one().settles[0], one().settles[1]);
+  expect_violation_of(18);
+  snapshot_.num_in_flight = 3;
+  expect_violation_of(18);
+}
+
+TEST_F(Invariants, notice_a_step_that_takes_progress_back) {
+  snapshot_.num_in_flight = 1;
+  one().settles[snapshot_.newest_step] = 10;
+  expect_violation_of(18);
+}
+
+TEST_F(Invariants, notice_unknown_tokens_that_are_not_counted) {
+  one().tokens.push_back(-1);
+  snapshot_.num_in_flight = 1;
+  expect_violation_of(19);
+  one().num_unknown = 1;
+  EXPECT_EQ(find_violation(snapshot_), std::nullopt);
+  one().tokens.push_back(7);
+  expect_violation_of(19);
+}
+
+TEST_F(Invariants, notice_an_unknown_token_among_the_settled) {
+  one().tokens.back() = -1;
+  one().num_unknown = 1;
+  expect_violation_of(19);
+}
+
+TEST_F(Invariants, notice_more_unknown_tokens_than_steps) {
+  for (int i = 0; i < 2; ++i) one().tokens.push_back(-1);
+  one().num_unknown = 2;
+  expect_violation_of(19);
 }
 
 TEST_F(Invariants, notice_a_plan_for_a_sequence_with_nothing_planned) {

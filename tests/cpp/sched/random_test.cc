@@ -30,6 +30,7 @@ void sum_up(HistoryCounts& sum, const HistoryCounts& counts) {
   sum.joined_blocks += counts.joined_blocks;
   sum.poisoned += counts.poisoned;
   sum.removed_in_step += counts.removed_in_step;
+  sum.restarts += counts.restarts;
   sum.planned_ahead += counts.planned_ahead;
   sum.preempted_unknown += counts.preempted_unknown;
   sum.removed_in_flight += counts.removed_in_flight;
@@ -71,6 +72,7 @@ TEST(SchedulerRandom, every_invariant_and_every_kv_slot_holds_after_each_of_a_mi
   EXPECT_GT(sum.joined_blocks, some);
   EXPECT_GT(sum.poisoned, some);
   EXPECT_GT(sum.removed_in_step, some);
+  EXPECT_GT(sum.restarts, some);
   EXPECT_GT(sum.planned_ahead, some);
   EXPECT_GT(sum.preempted_unknown, some);
   EXPECT_GT(sum.removed_in_flight, some);
