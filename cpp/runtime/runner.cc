@@ -28,7 +28,7 @@ int32_t max_candidates(const ModelSpec& spec, const RunnerConfig& config) {
 }
 
 /// Logits of a whole prompt or batch could take gigabytes at large vocabularies; so many rows are had at a time. A
-/// device that waits for its host between slices gets more.
+/// device beside the host reads the head once per slice, and should do so once per step of many sequences.
 int32_t rows_per_slice(const ModelSpec& spec, const Backend& backend, const RunnerConfig& config) {
   constexpr int64_t kLogitsBytes = 32 << 20;
   constexpr int64_t kShareOfMemory = 512;
