@@ -42,11 +42,11 @@ std::string own_folder() {
 const LoadableBackend* open_backend(const GpuBackend& gpu, std::string& why_not) {
   const char* const folder = std::getenv("QUIRE_BACKEND_PATH");
   const std::string path = (folder != nullptr ? std::string(folder) + "/" : own_folder()) + gpu.file;
-  void* const library = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
-  if (library == nullptr) {
-    why_not = dlerror();
-    return nullptr;
-  }
+  void* library = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
+  if (library == nullptr) why_not = dlerror();
+  // A program that has this library linked in lies elsewhere than what was installed with it.
+  if (library == nullptr && folder == nullptr) library = dlopen(gpu.file, RTLD_NOW | RTLD_LOCAL);
+  if (library == nullptr) return nullptr;
   const auto entry = reinterpret_cast<LoadableBackendFn>(dlsym(library, "quire_backend"));
   if (entry == nullptr || entry()->interface_version != kBackendInterfaceVersion) {
     why_not = path + " belongs to another version of quire";

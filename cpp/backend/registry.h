@@ -10,9 +10,9 @@ namespace quire {
 /// Make the backend that `device` names: "auto" (a GPU if there is one, else the CPU), "cpu", "cpu:portable",
 /// "cpu:avx2", "cpu:avx512", "cuda", "cuda:1".
 ///
-/// GPU backends are shared objects, looked for in the folder QUIRE_BACKEND_PATH if it is set, else beside this library.
-/// Raises: kInvalidArgument for an unknown name (listing the known ones), kUnsupported if this machine or build lacks
-/// it, with what to do.
+/// GPU backends are shared objects, looked for in the folder QUIRE_BACKEND_PATH if it is set, else beside this library,
+/// then where the system's loader looks. Raises: kInvalidArgument for an unknown name (listing the known ones),
+/// kUnsupported if this machine or build lacks it, with what to do.
 std::unique_ptr<Backend> create_backend(const std::string& device, const BackendOptions& options);
 
 }  // namespace quire
