@@ -100,6 +100,21 @@ def _not_offered(default: Any, kind: Kind, remedy: str, also: tuple[Any, ...] = 
     )
 
 
+def check_fields(arguments: Any) -> None:
+    """Bring every described field of a dataclass to its normal form.
+
+    Raises: ValueError naming field and value; NotImplementedError for what is not offered.
+    """
+    described_fields = [entry for entry in fields(arguments) if "kind" in entry.metadata]
+    for entry in described_fields:
+        value = entry.metadata["kind"].check(entry.name, getattr(arguments, entry.name))
+        setattr(arguments, entry.name, value)
+    for entry in described_fields:
+        value = getattr(arguments, entry.name)
+        if value not in entry.metadata.get("offered", (value,)):
+            raise NotImplementedError(f"{entry.name}={value!r} is not offered yet; {entry.metadata['remedy']}.")
+
+
 @dataclass
 class EngineArgs:
     """What an engine is built from. Names and defaults are those of vLLM 0.4.0, except that
@@ -115,9 +130,15 @@ class EngineArgs:
     info.
     """
 
-    model: str | None = described(None, optional(PATH), "folder in Hugging Face layout; default: the built-in model")
-    tokenizer: str | None = described(None, optional(PATH), "folder of the tokenizer; default: the model's")
-    tokenizer_mode: str = described("auto", one_of("auto", "slow"), "slow prefers tokenizer.model (SentencePiece)")
+    model: str | None = described(
+        None, optional(PATH), "folder in Hugging Face layout; default: the built-in model", group="model"
+    )
+    tokenizer: str | None = described(
+        None, optional(PATH), "folder of the tokenizer; default: the model's", group="model"
+    )
+    tokenizer_mode: str = described(
+        "auto", one_of("auto", "slow"), "slow prefers tokenizer.model (SentencePiece)", group="model"
+    )
     trust_remote_code: bool = _quiet(False, BOOL, "code from a model folder is never run")
     download_dir: str | None = _no_effect(None, optional(PATH), "models are read from local folders")
     load_format: str = described(
@@ -126,8 +147,9 @@ class EngineArgs:
         "where weights come from: auto, the folder's files; dummy, random ones of the config's shapes, to measure with",
         offered=("auto", "pt", "safetensors", "dummy"),
         remedy="use load_format='auto'",
+        group="model",
     )
-    dtype: str = described("auto", DTYPE, "type of weights and KV cache")
+    dtype: str = described("auto", DTYPE, "type of weights and KV cache", group="model")
     kv_cache_dtype: str = _not_offered("auto", one_of("auto", "fp8_e5m2"), "use kv_cache_dtype='auto'")
     seed: int = described(0, INT64, "seed of the requests that bring none")
     max_model_len: int | str | None = described(
@@ -201,16 +223,12 @@ class EngineArgs:
         "auto",
         GENERATION_CONFIG,
         "whose generation_config.json gives sampling parameters that are not set: the model's, nobody's, or a folder's",
+        group="model",
     )
     max_queued_requests: int = described(2**20, at_least(1, INT64), "requests that may wait or run at a time")
 
     def __post_init__(self) -> None:
-        for entry in fields(self):
-            setattr(self, entry.name, entry.metadata["kind"].check(entry.name, getattr(self, entry.name)))
-        for entry in fields(self):
-            value = getattr(self, entry.name)
-            if value not in entry.metadata.get("offered", (value,)):
-                raise NotImplementedError(f"{entry.name}={value!r} is not offered yet; {entry.metadata['remedy']}.")
+        check_fields(self)
         if self.device == "neuron":
             raise NotImplementedError(f"device={self.device!r} is not offered yet; use device='cpu'.")
 
@@ -285,6 +303,16 @@ class EngineArgs:
     def from_cli_args(cls, args: argparse.Namespace) -> EngineArgs:
         """Take the fields out of parsed flags; what was not given keeps its default."""
         return cls(**{entry.name: getattr(args, entry.name) for entry in fields(cls) if hasattr(args, entry.name)})
+
+
+@dataclass
+class AsyncEngineArgs(EngineArgs):
+    """EngineArgs and what vLLM 0.4.0 adds for an engine that serves many callers."""
+
+    disable_log_stats: bool = described(False, BOOL, "log no line about load every few seconds", group="logs")
+    engine_use_ray: bool = _no_effect(False, BOOL, "one process does all")
+    disable_log_requests: bool = described(False, BOOL, "log no line per request", group="logs")
+    max_log_len: int | None = _no_effect(None, optional(at_least(0)), "prompts are never logged")
 
 
 _SAME_NAME = (

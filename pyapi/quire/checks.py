@@ -93,6 +93,8 @@ class Kind:
     noun: str = "text"
     """What the command line expects, for its message about anything else."""
     repeatable: bool = False
+    several: bool = False
+    """One flag of the command line takes several values."""
 
 
 BOOL = Kind(as_bool, None)

@@ -6,7 +6,7 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 HELP = """\
 usage: quire COMMAND ...
@@ -34,7 +34,7 @@ examples:
         its family, size and memory plan
 """
 
-COMMANDS = ("generate", "chat", "info")
+COMMANDS = ("generate", "chat", "info", "serve")
 
 EXIT_ERROR = 1
 EXIT_USAGE = 2
@@ -93,13 +93,24 @@ def _run(words: list[str]) -> int:
 
         print(f"quire {__version__}")
         return 0
-    name = words[0]
+    return int(_module(words[0]).run(parse(words[0], words[1:])))
+
+
+def _module(name: str) -> Any:
     if name not in COMMANDS:
         kind = "flag" if name.startswith("-") else "command"
         raise UsageError(f"unknown {kind} {name!r}{_guess(name, COMMANDS)}; the commands are {', '.join(COMMANDS)}")
     from importlib import import_module
 
-    command = import_module(f"quire.commands.{name}")
+    return import_module(f"quire.commands.{name.replace('-', '_')}")
+
+
+def parse(name: str, words: Sequence[str]) -> argparse.Namespace:
+    """Parse the words behind a command's name.
+
+    Raises: UsageError. SystemExit after --help.
+    """
+    command = _module(name)
     parser = Parser(
         prog=f"quire {name}",
         usage=f"quire {name} {command.USAGE}",
@@ -109,7 +120,7 @@ def _run(words: list[str]) -> int:
     )
     parser.add_argument("--debug", action="store_true", help="show where an error comes from")
     command.add_flags(parser)
-    return int(command.run(parser.parse(_with_dashes(words[1:]))))
+    return parser.parse(_with_dashes(words))
 
 
 def _one_line(error: BaseException) -> str:

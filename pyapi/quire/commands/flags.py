@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Callable
 from dataclasses import Field, fields
 from typing import Any
@@ -10,6 +11,13 @@ from typing import Any
 from quire.arguments import EngineArgs
 from quire.checks import Kind
 from quire.sampling import LOGITS_PROCESSORS, SamplingParams
+
+GROUPS = {
+    "engine": "The other flags of vLLM are accepted too, where they change nothing.",
+    "limits": "What is beyond them is refused at once (429, 413, 431), so that what was accepted is served well.",
+    "access": "Who may use the server, and from which web pages.",
+}
+"""What --help says below the title of a group."""
 
 
 def add_sampling_flags(parser: argparse.ArgumentParser, defaults: dict[str, Any]) -> None:
@@ -34,10 +42,24 @@ def add_engine_flags(
     Args:
         keep_defaults: flags that are not given get the field's default; else they are left out of the result.
     """
-    group = parser.add_argument_group("engine", "The other flags of vLLM are accepted too, where they change nothing.")
-    for entry in fields(EngineArgs):
-        if entry.name not in exclude:
-            _add_flag(group, entry, entry.default if keep_defaults else argparse.SUPPRESS, entry.default)
+    add_field_flags(parser, EngineArgs, exclude, keep_defaults)
+
+
+def add_field_flags(
+    parser: argparse.ArgumentParser, arguments_type: Any, exclude: tuple[str, ...] = (), keep_defaults: bool = False
+) -> None:
+    """One flag for every described field of a dataclass, in the groups that the fields name."""
+    for entry in fields(arguments_type):
+        if entry.name in exclude or "kind" not in entry.metadata:
+            continue
+        group = flag_group(parser, entry.metadata.get("group", "engine"))
+        _add_flag(group, entry, entry.default if keep_defaults else argparse.SUPPRESS, entry.default)
+
+
+def flag_group(parser: argparse.ArgumentParser, title: str) -> argparse._ArgumentGroup:
+    """The group of that title; --help shows groups in the order in which they were first asked for."""
+    existing = {group.title: group for group in parser._action_groups}
+    return existing.get(title) or parser.add_argument_group(title, GROUPS.get(title))
 
 
 def given(options: argparse.Namespace, arguments_type: Any, exclude: tuple[str, ...] = ()) -> dict[str, Any]:
@@ -50,25 +72,28 @@ def _add_flag(group: argparse._ArgumentGroup, entry: Field[Any], default: Any, s
     kind: Kind = entry.metadata["kind"]
     names = ["--" + entry.name.replace("_", "-"), *entry.metadata.get("flags", ())]
     hidden = entry.metadata.get("hidden", False)
-    text = argparse.SUPPRESS if hidden else entry.metadata["help"] + _default_text(shown)
+    text = argparse.SUPPRESS if hidden else entry.metadata["help"] + _default_text(entry.metadata.get("shown", shown))
     if kind.parse is None:
         group.add_argument(*names, action=argparse.BooleanOptionalAction, default=default, dest=entry.name, help=text)
         return
     group.add_argument(
         *names,
-        action="append" if kind.repeatable else "store",
+        action=("extend" if kind.several else "append") if kind.repeatable else "store",
         default=default,
         dest=entry.name,
         help=text,
         metavar=kind.metavar,
+        nargs="+" if kind.several else None,
         type=_parser(kind),
     )
 
 
 def _default_text(default: Any) -> str:
-    if default is None:
+    if default is None or default == ():
         return ""
-    return f" (default: { ({True: 'yes', False: 'no'}[default] if isinstance(default, bool) else default) })"
+    if isinstance(default, bool):
+        return f" (default: {'yes' if default else 'no'})"
+    return f" (default: {json.dumps(default) if isinstance(default, tuple) else default})"
 
 
 def _parser(kind: Kind) -> Callable[[str], Any]:
