@@ -24,6 +24,9 @@ DEVICE = os.environ.get("QUIRE_TEST_DEVICE", "cpu")
 if DEVICE.startswith("cpu"):
     os.environ["QUIRE_BACKEND_PATH"] = os.devnull
 
+# No test looks for a model in the network or in somebody's cache; those of the hub start one of their own.
+os.environ.update(HF_HUB_OFFLINE="1", HF_HOME="/nonexistent", HF_HUB_DISABLE_TELEMETRY="1")
+
 
 @pytest.fixture(scope="session")
 def device() -> str:

@@ -60,16 +60,21 @@ def _parse_length(text: str) -> int | str:
     return "auto" if text == "auto" else int(text)
 
 
-def _path(name: str, value: Any) -> str:
+def _path(name: str, value: Any, expected: str = "the path of a folder") -> str:
     if not isinstance(value, (str, os.PathLike)):
-        raise ValueError(f"{name} must be the path of a folder, got {value!r}.")
+        raise ValueError(f"{name} must be {expected}, got {value!r}.")
     path = TEXT.check(name, os.fspath(value))
     if not path or "\0" in path:
-        raise ValueError(f"{name} must be the path of a folder, got {path!r}.")
+        raise ValueError(f"{name} must be {expected}, got {path!r}.")
     return str(path)
 
 
+def _model(name: str, value: Any) -> str:
+    return _path(name, value, "the path of a folder or a name on the hub")
+
+
 PATH = Kind(_path, str, "FOLDER")
+MODEL = Kind(_model, str, "MODEL")
 GENERATION_CONFIG = Kind(_path, str, "{auto,vllm,FOLDER}")
 DTYPE = Kind(_dtype, str, "{auto,half,float16,bfloat16,float,float32}")
 SHARE = Kind(_utilization, float, "X", "a number")
@@ -86,6 +91,11 @@ def _no_effect(default: Any, kind: Kind, reason: str) -> Any:
 def _of_gpus(default: Any, kind: Kind, text: str) -> Any:
     """A field that changes nothing on the CPU."""
     return described(default, kind, f"{text}; no effect on the CPU", noted=True, of_gpus=True)
+
+
+def _of_hub(default: Any, kind: Kind, text: str) -> Any:
+    """A field that changes nothing where model and tokenizer are local folders."""
+    return described(default, kind, text, noted=True, of_hub=True, group="model")
 
 
 def _quiet(default: Any, kind: Kind, reason: str) -> Any:
@@ -131,16 +141,16 @@ class EngineArgs:
     """
 
     model: str | None = described(
-        None, optional(PATH), "folder in Hugging Face layout; default: the built-in model", group="model"
+        None, optional(MODEL), "folder in Hugging Face layout; default: the built-in model", group="model"
     )
     tokenizer: str | None = described(
-        None, optional(PATH), "folder of the tokenizer; default: the model's", group="model"
+        None, optional(MODEL), "folder of the tokenizer; default: the model's", group="model"
     )
     tokenizer_mode: str = described(
         "auto", one_of("auto", "slow"), "slow prefers tokenizer.model (SentencePiece)", group="model"
     )
     trust_remote_code: bool = _quiet(False, BOOL, "code from a model folder is never run")
-    download_dir: str | None = _no_effect(None, optional(PATH), "models are read from local folders")
+    download_dir: str | None = _of_hub(None, optional(PATH), "folder to keep fetched models in; default: HF_HOME's")
     load_format: str = described(
         "auto",
         LOAD_FORMAT,
@@ -172,9 +182,9 @@ class EngineArgs:
     max_num_seqs: int = described(256, at_least(1), "most sequences in one step")
     max_logprobs: int = described(20, at_least(0), "upper bound of logprobs and prompt_logprobs")
     disable_log_stats: bool = _quiet(False, BOOL, "nothing is logged unasked")
-    revision: str | None = _no_effect(None, optional(TEXT), "models are read from local folders")
+    revision: str | None = _of_hub(None, optional(TEXT), "branch, tag or commit of a model on the hub")
     code_revision: str | None = _no_effect(None, optional(TEXT), "code from a model folder is never run")
-    tokenizer_revision: str | None = _no_effect(None, optional(TEXT), "models are read from local folders")
+    tokenizer_revision: str | None = _of_hub(None, optional(TEXT), "the same for the tokenizer")
     quantization: str | None = _not_offered(
         None,
         optional(one_of("awq", "gptq", "squeezellm", "marlin")),
@@ -234,24 +244,46 @@ class EngineArgs:
 
     def without_effect(self, on_gpu: bool = False) -> list[str]:
         """The fields that were set and change nothing there."""
+        from_hub = self.is_on_hub() or _is_on_hub(self.tokenizer)
         return [
             entry.name
             for entry in fields(self)
             if entry.metadata.get("noted")
             and getattr(self, entry.name) != entry.default
             and not (on_gpu and entry.metadata.get("of_gpus"))
+            and not (from_hub and entry.metadata.get("of_hub"))
         ]
 
-    def model_folder(self) -> str:
-        """The folder to read.
+    def is_on_hub(self) -> bool:
+        """Whether the model is no folder here, but may be the name of one on the hub."""
+        return _is_on_hub(self.model)
 
-        Raises: FileNotFoundError if there is no such folder.
+    def model_folder(self) -> str:
+        """The folder to read; a model on the hub is fetched first.
+
+        Raises: OSError in one line: FileNotFoundError if there is no such folder and no such model on the hub, and
+        others as quire.hub.fetch().
         """
-        return BUILT_IN_MODEL if self.model is None else existing_folder("model", self.model)
+        if self.model is None:
+            return BUILT_IN_MODEL
+        preferred = {"dummy": "none", "pt": "bin"}.get(self.load_format, "safetensors")
+        return self._folder("model", self.model, self.revision, preferred)
 
     def tokenizer_folder(self) -> str:
         """The folder of the tokenizer files; as model_folder()."""
-        return self.model_folder() if self.tokenizer is None else existing_folder("tokenizer", self.tokenizer)
+        if self.tokenizer is not None:
+            return self._folder("tokenizer", self.tokenizer, self.tokenizer_revision, "none")
+        if self.model is not None and self.tokenizer_revision is not None and self.is_on_hub():
+            return self._folder("tokenizer", self.model, self.tokenizer_revision, "none")
+        return self.model_folder()
+
+    def _folder(self, name: str, value: str, revision: str | None, weights: str) -> str:
+        if not _is_on_hub(value):
+            return existing_folder(name, value)
+        from quire import hub
+
+        cache = None if self.download_dir is None else os.path.expanduser(self.download_dir)
+        return hub.fetch(hub.Source(value, revision, cache, weights, name))
 
     def default_sampling(self) -> dict[str, Any]:
         """The sampling parameters that generation_config recommends, by name.
@@ -278,7 +310,7 @@ class EngineArgs:
 
         config = _core.EngineConfig()
         config.model = self.model_folder()
-        config.tokenizer = "" if self.tokenizer is None else self.tokenizer_folder()
+        config.tokenizer = "" if self.tokenizer_folder() == config.model else self.tokenizer_folder()
         config.load_format = "dummy" if self.load_format == "dummy" else "auto"
         config.with_vocabulary = not self.skip_tokenizer_init
         config.dtype = _DTYPES.get(self.dtype, self.dtype)
@@ -332,6 +364,14 @@ _SAME_NAME = (
 )
 
 
+def _is_on_hub(value: str | None) -> bool:
+    if value is None or os.path.isdir(os.path.expanduser(value)):
+        return False
+    from quire import hub
+
+    return hub.is_name(value)
+
+
 def existing_folder(
     name: str, path: str, needed: str = "a local folder with config.json, weights and tokenizer files"
 ) -> str:
@@ -345,6 +385,4 @@ def existing_folder(
     needed += " is needed"
     if os.path.isfile(folder):
         raise FileNotFoundError(f"{name}={path!r} is a file; {needed}, give the folder that holds it.")
-    if path.count("/") == 1 and not path.startswith((".", "/", "~")):
-        raise FileNotFoundError(f"{name}={path!r} is not a folder here; {needed}: download the model first.")
     raise FileNotFoundError(f"{name}={path!r} is not a folder; {needed}.")

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from quire import EngineArgs, _core
+from quire.arguments import AsyncEngineArgs
 
 DEFAULTS: dict[str, Any] = {
     "model": None,  # vLLM: facebook/opt-125m; here the built-in model
@@ -129,6 +130,7 @@ NO_EFFECT: list[tuple[str, Any]] = [
     ("swap_space", 8),
     ("max_context_len_to_capture", 100),
     ("worker_use_ray", True),
+    ("code_revision", "main"),
     ("revision", "main"),
     ("use_v2_block_manager", True),
 ]
@@ -251,7 +253,7 @@ def test_missing_folder_is_file_not_found_in_one_line(tmp_path: Path) -> None:
     file = tmp_path / "model.safetensors"
     file.write_bytes(b"x")
     for path in ("facebook/opt-125m", str(tmp_path / "missing"), str(file), "~/no/such/folder"):
-        with pytest.raises(FileNotFoundError, match="local folder") as caught:
+        with pytest.raises(FileNotFoundError, match="local folder|HF_HUB_OFFLINE") as caught:
             EngineArgs(model=path).core_config()
         assert path in str(caught.value)
         assert "\n" not in str(caught.value)
@@ -264,3 +266,11 @@ def test_flags_follow_vllms_scripts() -> None:
     arguments = EngineArgs.from_cli_args(parser.parse_args(words))
     assert arguments == EngineArgs(model="m", max_model_len=64, trust_remote_code=True, enable_prefix_caching=False)
     assert parser.parse_args(["--kv-cache-memory-bytes", "2M"]).kv_cache_memory_bytes == 2 << 20
+
+
+def test_the_engine_for_many_callers_has_vllms_three_more_fields() -> None:
+    added = {entry.name: entry.default for entry in dataclasses.fields(AsyncEngineArgs)}
+    for entry in dataclasses.fields(EngineArgs):
+        assert added.pop(entry.name) == entry.default
+    assert added == {"engine_use_ray": False, "disable_log_requests": False, "max_log_len": None}
+    assert AsyncEngineArgs(engine_use_ray=True, max_log_len=5).without_effect() == ["engine_use_ray", "max_log_len"]

@@ -48,7 +48,7 @@ def cut(name: str, keep: int) -> Callable[[Path], object]:
 
 WORDS = [
     Mistake("genrate hello", "unknown command 'genrate', did you mean generate"),
-    Mistake("serve", "unknown command 'serve'.*generate, chat, info"),
+    Mistake("server", "unknown command 'server', did you mean serve"),
     Mistake("--verson", "unknown flag '--verson'"),
     Mistake("generate", "no prompt"),
     Mistake("generate --file {folder}/empty.txt", "no prompt: .*empty.txt is empty"),
@@ -96,7 +96,11 @@ WORDS = [
     Mistake("generate --file {folder}", "Is a directory", 1),
     Mistake("generate --file {folder}/binary", "binary is not UTF-8 text: .* at byte 0", 1),
     Mistake("generate a --model {folder}/missing", "model='.*missing' is not a folder", 1),
-    Mistake("generate a --model gpt/two", "model='gpt/two' is not a folder here.*download the model first", 1),
+    Mistake(
+        "generate a --model gpt/two",
+        "model='gpt/two' is not a folder here, nor complete in the cache.*unset HF_HUB_OFFLINE",
+        1,
+    ),
     Mistake("generate a --model {model}/config.json", "is a file;.*give the folder that holds it", 1),
     Mistake("generate a --model=", "model must be the path of a folder"),
     Mistake("generate a --model {model} --tokenizer {folder}/no", "tokenizer='.*no' is not a folder", 1),

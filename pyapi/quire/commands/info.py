@@ -19,7 +19,9 @@ USAGE = "[MODEL] [FLAG ...]"
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Add the flags of `quire info`."""
-    parser.add_argument("folder", nargs="?", metavar="MODEL", help="model folder; default: the built-in model")
+    parser.add_argument(
+        "folder", nargs="?", metavar="MODEL", help="model folder or name on the hub; default: the built-in model"
+    )
     parser.add_argument(
         "--families", action="store_true", help="list the families that can be loaded, with their names in config.json"
     )
@@ -39,8 +41,12 @@ def run(options: argparse.Namespace) -> int:
         options.model = options.folder
     from quire import _core
 
-    config = engine_arguments(options).core_config()
-    facts = _facts(config.model, _core.Engine.describe(config))
+    arguments = engine_arguments(options)
+    if arguments.is_on_hub():
+        # To know what a model is takes no weights, which may be large: they are not fetched.
+        arguments.load_format = "dummy"
+    config = arguments.core_config()
+    facts = _facts(arguments.model or config.model, _core.Engine.describe(config))
     console.write(json.dumps(facts, indent=2) + "\n" if options.json else _table(facts))
     return 0
 
