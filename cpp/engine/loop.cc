@@ -6,6 +6,7 @@
 
 #include "core/check.h"
 #include "core/log.h"
+#include "engine/joint_wake.h"
 
 namespace quire {
 namespace {
@@ -271,6 +272,7 @@ void Loop::publish() {
 }
 
 void Loop::deliver() {
+  const JointWake wake;
   for (Delivery& delivery : deliveries_) {
     const bool last = delivery.output.finished;
     try {

@@ -141,7 +141,9 @@ void bind_engine(nb::module_& module) {
   nb::class_<OutputQueue>(module, "OutputQueue", "Collects the outputs of any number of requests.")
       .def_static("create", &OutputQueue::create)
       .def("take", &take, nb::arg("timeout_seconds") = -1.0,
-           "Wait until there is something, at most timeout_seconds (negative: for ever), and take all of it.");
+           "Wait until there is something, at most timeout_seconds (negative: for ever), and take all of it.")
+      .def("fileno", &OutputQueue::fileno,
+           "A file descriptor that is readable while there is something; it becomes so once per step at most.");
 
   nb::class_<Engine>(module, "Engine", "Runs one model on a thread of its own; see include/quire/engine.h.")
       .def_static("create", &Engine::create, nb::arg("config"), ReleaseGil())

@@ -13,7 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from quire._version import __version__ as __version__
+    from quire.arguments import AsyncEngineArgs as AsyncEngineArgs
     from quire.arguments import EngineArgs as EngineArgs
+    from quire.async_llm import AsyncLLM as AsyncLLM
+    from quire.async_llm import AsyncLLMEngine as AsyncLLMEngine
     from quire.llm import LLM as LLM
     from quire.outputs import CompletionOutput as CompletionOutput
     from quire.outputs import Logprob as Logprob
@@ -22,6 +25,9 @@ if TYPE_CHECKING:
     from quire.sampling import SamplingParams as SamplingParams
 
 _HOME = {
+    "AsyncEngineArgs": "arguments",
+    "AsyncLLM": "async_llm",
+    "AsyncLLMEngine": "async_llm",
     "CompletionOutput": "outputs",
     "EngineArgs": "arguments",
     "LLM": "llm",
@@ -34,6 +40,9 @@ _HOME = {
 
 __all__ = [
     "LLM",
+    "AsyncEngineArgs",
+    "AsyncLLM",
+    "AsyncLLMEngine",
     "CompletionOutput",
     "EngineArgs",
     "Logprob",

@@ -532,6 +532,11 @@ class OutputQueue:
         Wait until there is something, at most timeout_seconds (negative: for ever), and take all of it.
         """
 
+    def fileno(self) -> int:
+        """
+        A file descriptor that is readable while there is something; it becomes so once per step at most.
+        """
+
 class Engine:
     """Runs one model on a thread of its own; see include/quire/engine.h."""
 

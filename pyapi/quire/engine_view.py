@@ -49,10 +49,10 @@ class SchedulerConfig:
 
 
 class EngineView:
-    """Read-only facts and counters of a running engine."""
+    """Read-only facts and counters of a running engine. `core` is the engine itself, for quire's own code."""
 
     def __init__(self, engine: _core.Engine, tokenizer: Any) -> None:
-        self._engine = engine
+        self.core = engine
         self.tokenizer = tokenizer
         config, description = engine.config, engine.description
         memory = description.memory
@@ -88,7 +88,7 @@ class EngineView:
 
     def get_num_unfinished_requests(self) -> int:
         """Requests that wait or run now."""
-        stats = self._engine.stats()
+        stats = self.core.stats()
         return stats.num_running + stats.num_waiting
 
     def has_unfinished_requests(self) -> bool:
@@ -97,4 +97,4 @@ class EngineView:
 
     def stats(self) -> _core.EngineStats:
         """Counters: steps, tokens, blocks, preemptions, cache hits."""
-        return self._engine.stats()
+        return self.core.stats()

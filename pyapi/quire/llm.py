@@ -111,7 +111,7 @@ class LLM:
         from quire import _core
 
         config = arguments.core_config()
-        self._arguments = arguments
+        self.arguments = arguments
         self._tokenizer: Any = None
         # The engine checks all files of the folder before it reads a weight, so its errors come first.
         try:
@@ -164,7 +164,7 @@ class LLM:
 
         Raises: ValueError naming file and field that is not usable.
         """
-        return SamplingParams(**self._arguments.default_sampling())
+        return SamplingParams(**self.arguments.default_sampling())
 
     def _sampling(self, sampling_params: Any, num_prompts: int) -> list[SamplingParams]:
         if sampling_params is None:

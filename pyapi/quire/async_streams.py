@@ -1,0 +1,165 @@
+"""Requests of one event loop on their way through the engine.
+
+The engine fills one queue for all of them, whose file descriptor becomes readable once per step; the event loop then
+takes everything and hands it to those who wait. So a step costs one wake-up, however many requests run.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from quire import _core
+
+
+class AsyncEngineDeadError(RuntimeError):
+    """The engine has failed, or has been closed."""
+
+
+class EngineStreams:
+    """Hands the outputs of an engine to the submissions that they belong to.
+
+    Thread safety: none; everything here belongs to the thread of the event loop that runs it. While requests run it is
+    bound to that loop, and afterwards free for another one.
+    """
+
+    def __init__(self, core: _core.Engine) -> None:
+        from quire import _core
+
+        self.core = core
+        self._queue = _core.OutputQueue.create()
+        self._open: dict[int, AsyncSubmission] = {}
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self.failure: str | None = None
+        """Why the engine takes no requests any more."""
+
+    def open(self) -> AsyncSubmission:
+        """A new submission, without requests yet."""
+        return AsyncSubmission(self)
+
+    def __len__(self) -> int:
+        """Number of requests that wait or run."""
+        return len(self._open)
+
+    def submissions(self) -> list[AsyncSubmission]:
+        """Those with requests that wait or run."""
+        return list(dict.fromkeys(self._open.values()))
+
+    def submit(
+        self,
+        owner: AsyncSubmission,
+        token_ids: Sequence[int],
+        params: _core.SamplingParams,
+        output_kind: _core.OutputKind,
+    ) -> int:
+        """Queue a request of `owner`.
+
+        Raises: ValueError for parameters out of range, AsyncEngineDeadError if the engine has failed, RuntimeError while
+        another event loop has requests.
+        """
+        loop = asyncio.get_running_loop()
+        if self._open and self._loop is not loop:
+            raise RuntimeError("Requests of another event loop are running; use one AsyncLLM per event loop.")
+        try:
+            request_id = self.core.submit(token_ids, params, output_kind, self._queue)
+        except RuntimeError as error:
+            self.failure = str(error)
+            raise AsyncEngineDeadError(self.failure) from None
+        if not self._open:
+            self._loop = loop
+            loop.add_reader(self._queue.fileno(), self._distribute)
+        self._open[request_id] = owner
+        return request_id
+
+    def forget(self, request_id: int) -> None:
+        """Drop what still comes for a request."""
+        if self._open.pop(request_id, None) is not None and not self._open:
+            loop, self._loop = self._loop, None
+            if loop is not None and not loop.is_closed():
+                loop.remove_reader(self._queue.fileno())
+
+    def _distribute(self) -> None:
+        for output in self._queue.take(0.0):
+            owner = self._open.get(output.request_id)
+            if owner is None:  # given up meanwhile
+                continue
+            if output.finished:
+                self.forget(output.request_id)
+                if output.error:
+                    self._look_for_failure()
+            owner.receive(output)
+
+    def _look_for_failure(self) -> None:
+        """A request that ended with an error may have met a failed step, or a failed engine: another one tells."""
+        from quire import _core
+
+        params = _core.SamplingParams()
+        params.max_tokens = 1
+        try:
+            self.core.cancel(self.core.submit([0], params, _core.OutputKind.FINAL_ONLY, self._queue))
+        except RuntimeError as error:
+            self.failure = str(error)
+        except ValueError:  # closed meanwhile, or full
+            return
+
+
+class AsyncSubmission:
+    """Requests that are waited for together. Nothing of them is left running once it is cancelled."""
+
+    def __init__(self, streams: EngineStreams) -> None:
+        self._streams = streams
+        self._running: set[int] = set()
+        self._outputs: list[_core.Output] = []
+        self._waiter: asyncio.Future[None] | None = None
+        self._failure: Exception | None = None
+
+    def submit(self, token_ids: Sequence[int], params: _core.SamplingParams, output_kind: _core.OutputKind) -> int:
+        """Queue one request and return its number. Raises: as EngineStreams.submit."""
+        request_id = self._streams.submit(self, token_ids, params, output_kind)
+        self._running.add(request_id)
+        return request_id
+
+    async def take(self) -> list[_core.Output]:
+        """Wait for outputs and take all there are, oldest first; empty when all requests have ended.
+
+        A taker that comes late finds several outputs of one request. Raises: what fail() was given.
+        """
+        while not self._outputs:
+            if self._failure is not None:
+                raise self._failure
+            if not self._running:
+                return []
+            self._waiter = asyncio.get_running_loop().create_future()
+            try:
+                await self._waiter
+            finally:
+                self._waiter = None
+        outputs, self._outputs = self._outputs, []
+        return outputs
+
+    def receive(self, output: _core.Output) -> None:
+        """Called for every output, on the event loop."""
+        self._outputs.append(output)
+        if output.finished:
+            self._running.discard(output.request_id)
+        self._wake()
+
+    def cancel(self) -> None:
+        """End what still runs, within one step of the engine; outputs that were not taken are dropped."""
+        for request_id in self._running:
+            self._streams.core.cancel(request_id)
+            self._streams.forget(request_id)
+        self._running.clear()
+        self._outputs.clear()
+        self._wake()
+
+    def fail(self, failure: Exception) -> None:
+        """End what still runs and have take() raise."""
+        self._failure = failure
+        self.cancel()
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
