@@ -40,7 +40,7 @@ lint() {
   python tests/lint/layers.py
   python tests/lint/sizes.py
   git ls-files '*.h' '*.cc' '*.inl' '*.cu' '*.cuh' | xargs clang-format --dry-run --Werror
-  pip install -q ruff mypy
+  pip install -q ruff mypy fastapi uvicorn  # the latter two for their types
   ruff check pyapi tests
   ruff format --check pyapi tests
   mypy

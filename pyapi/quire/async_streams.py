@@ -56,8 +56,8 @@ class EngineStreams:
     ) -> int:
         """Queue a request of `owner`.
 
-        Raises: ValueError for parameters out of range, AsyncEngineDeadError if the engine has failed, RuntimeError while
-        another event loop has requests.
+        Raises: ValueError for parameters out of range, AsyncEngineDeadError if the engine has failed, RuntimeError
+        while another event loop has requests.
         """
         loop = asyncio.get_running_loop()
         if self._open and self._loop is not loop:

@@ -168,6 +168,9 @@ class ServerArgs:
     )
     max_body_bytes: int = described(32 * MIB, SIZE, "largest body of a request", group="limits", shown="32M")
     max_header_bytes: int = described(64 * 1024, SIZE, "largest head of a request", group="limits", shown="64K")
+    request_timeout: float = described(
+        60.0, SECONDS, "how long a client may take to send a request; 0: for ever", group="limits"
+    )
     drain_timeout: float = described(
         30.0, SECONDS, "how long running answers may go on after SIGTERM; 0: not at all", group="limits"
     )

@@ -132,7 +132,7 @@ class Metrics:
     """
 
     def __init__(self, model_name: str, prefix: str, engine: EngineLike) -> None:
-        if not re.fullmatch("[a-zA-Z_:][a-zA-Z0-9_:]*", prefix):
+        if not re.fullmatch("([a-zA-Z_:][a-zA-Z0-9_:]*)?", prefix):
             raise ValueError(
                 f"metrics_prefix must be letters, digits, '_' and ':', and no digit first, got {prefix!r}."
             )

@@ -1,0 +1,1 @@
+"""Programs by the names that vLLM gives them."""

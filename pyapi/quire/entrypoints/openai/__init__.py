@@ -1,0 +1,1 @@
+"""See quire.entrypoints.openai.api_server."""
