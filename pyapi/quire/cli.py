@@ -13,28 +13,51 @@ usage: quire COMMAND ...
 
 Run language models on this machine.
 
-commands:
+here:
   generate    complete a prompt; the text appears while it is made
-  chat        talk with a model
+  chat        talk with a model, loaded here or of a server
   info        show what a model is and needs, without loading it
+  run-batch   answer a file of requests in OpenAI's batch format
 
-  quire COMMAND --help    the flags of a command
+server:
+  serve       serve a model over HTTP, by the API of OpenAI
+  complete    have a server complete a prompt
+  bench       measure: latency, throughput, or a server under load
+
+  quire COMMAND --help    what a command does, its flags and examples
   quire --version         the version
+
+A MODEL is a folder in Hugging Face layout (config.json, weights, tokenizer files), or the name of a model on the
+Hugging Face hub, which is fetched once. Without one the built-in model runs, which writes little stories.
 
 examples:
   quire generate "Once upon a time"
         a little story, from the model that is built in
   quire generate --model ./model --temperature 0 --max-tokens 50 "The capital of France is"
-        the same for a model folder in Hugging Face layout (config.json, weights, tokenizer files)
+        the same for a model folder
   quire generate --model ./model < prompt.txt > answer.txt
         from a file and into a file
-  quire chat --model ./model
-        a conversation, if the model has a chat template
+  quire chat --model Qwen/Qwen2.5-0.5B-Instruct
+        a conversation with a model of the hub
   quire info ./model
         its family, size and memory plan
+  quire serve ./model --port 8000
+        then: quire chat --url http://127.0.0.1:8000, or open that address in a browser
+  quire bench serve --url http://127.0.0.1:8000 --num-prompts 100
+        how fast that server is
 """
 
-COMMANDS = ("generate", "chat", "info", "serve")
+COMMANDS = (
+    "generate",
+    "chat",
+    "info",
+    "run-batch",
+    "serve",
+    "complete",
+    "bench latency",
+    "bench throughput",
+    "bench serve",
+)
 
 EXIT_ERROR = 1
 EXIT_USAGE = 2
@@ -93,7 +116,15 @@ def _run(words: list[str]) -> int:
 
         print(f"quire {__version__}")
         return 0
-    return int(_module(words[0]).run(parse(words[0], words[1:])))
+    name, rest = words[0], words[1:]
+    if name == "bench":
+        if not rest or rest[0] in ("-h", "--help", "help"):
+            from quire.commands.bench import HELP as BENCH_HELP
+
+            print(BENCH_HELP, end="")
+            return 0 if rest else EXIT_USAGE
+        name, rest = f"bench {rest[0]}", rest[1:]
+    return int(_module(name).run(parse(name, rest)))
 
 
 def _module(name: str) -> Any:
@@ -102,7 +133,7 @@ def _module(name: str) -> Any:
         raise UsageError(f"unknown {kind} {name!r}{_guess(name, COMMANDS)}; the commands are {', '.join(COMMANDS)}")
     from importlib import import_module
 
-    return import_module(f"quire.commands.{name.replace('-', '_')}")
+    return import_module("quire.commands." + name.replace("-", "_").replace(" ", "_"))
 
 
 def parse(name: str, words: Sequence[str]) -> argparse.Namespace:
@@ -123,7 +154,8 @@ def parse(name: str, words: Sequence[str]) -> argparse.Namespace:
     return parser.parse(_with_dashes(words))
 
 
-def _one_line(error: BaseException) -> str:
+def one_line(error: BaseException) -> str:
+    """What is said of an error, for people."""
     if isinstance(error, OSError) and error.strerror:
         message = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     elif isinstance(error, (ValueError, OSError, NotImplementedError, MemoryError, RuntimeError, UsageError)):
@@ -154,7 +186,7 @@ def main(words: Sequence[str] | None = None) -> int:
     except Exception as error:
         if "--debug" in words:
             raise
-        print(f"quire: error: {_one_line(error)}", file=sys.stderr)
+        print(f"quire: error: {one_line(error)}", file=sys.stderr)
         return EXIT_USAGE if isinstance(error, UsageError) else EXIT_ERROR
 
 

@@ -1,0 +1,139 @@
+"""Measure tokens per second over many prompts at once, with a model that is loaded here.
+
+  quire bench throughput --model ./model --num-prompts 200
+  quire bench throughput --model ./model --input-len 512 --output-len 128
+  quire bench throughput --model ./model --dataset-name sharegpt --dataset-path ShareGPT_V3_unfiltered.json
+
+End-of-text tokens do not end an output, so that every run does the same work.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from quire.arguments import check_fields
+from quire.checks import at_least, described, optional
+from quire.cli import UsageError
+from quire.commands import bench, console
+from quire.commands.bench_data import DataFlags, Sample, samples
+from quire.commands.bench_local import open_model, pool_of, tokenizer_of
+from quire.commands.bench_plot import Panel, shares, write_plot
+from quire.commands.flags import add_engine_flags, add_field_flags
+from quire.commands.generate import ENGINE_FLAGS_LEFT_OUT, engine_arguments
+from quire.sampling import SamplingParams
+
+if TYPE_CHECKING:
+    from quire.llm import LLM
+    from quire.outputs import RequestOutput
+
+USAGE = "[FLAG ...]"
+
+
+@dataclass
+class ThroughputFlags:
+    """What is measured."""
+
+    input_len: int | None = described(
+        None, optional(at_least(1)), "the same as --random-input-len", group="measurement"
+    )
+    output_len: int | None = described(
+        None, optional(at_least(1)), "tokens to generate, whatever the dataset says", group="measurement"
+    )
+    n: int = described(1, at_least(1), "completions per prompt", group="measurement")
+    output_json: str | None = bench.OUTPUT_JSON
+    plot: str | None = bench.PLOT
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of `quire bench throughput`."""
+    add_field_flags(parser, ThroughputFlags)
+    add_field_flags(parser, DataFlags)
+    add_engine_flags(parser, exclude=ENGINE_FLAGS_LEFT_OUT, keep_defaults=False)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run `quire bench throughput`."""
+    console.prepare_output()
+    flags: ThroughputFlags = bench.flags_of(ThroughputFlags, options)
+    data: DataFlags = bench.flags_of(DataFlags, options)
+    data.random_input_len = flags.input_len or data.random_input_len
+    data.random_output_len = flags.output_len or data.random_output_len
+    arguments = engine_arguments(options)
+    with open_model(arguments) as llm:
+        context = llm.llm_engine.get_model_config().max_model_len
+        try:
+            prompts = samples(data, tokenizer_of(llm), pool_of(llm), context)
+        except ValueError as error:
+            raise UsageError(str(error)) from None
+        start = time.time()
+        seconds, outputs = _measure(llm, prompts, flags, data.seed)
+    _report(arguments.model or "storyteller", flags, data, seconds, outputs, start)
+    return 0
+
+
+def _measure(llm: LLM, prompts: list[Sample], flags: ThroughputFlags, seed: int) -> tuple[float, list[RequestOutput]]:
+    params = [
+        SamplingParams(
+            n=flags.n, temperature=1.0, ignore_eos=True, max_tokens=flags.output_len or one.num_output, seed=seed
+        )
+        for one in prompts
+    ]
+    inputs: list[Any] = [
+        {"prompt_token_ids": one.prompt} if isinstance(one.prompt, list) else one.prompt for one in prompts
+    ]
+    start = time.perf_counter()
+    outputs = llm.generate(inputs, params)
+    return time.perf_counter() - start, outputs
+
+
+def _report(
+    model: str,
+    flags: ThroughputFlags,
+    data: DataFlags,
+    seconds: float,
+    outputs: list[RequestOutput],
+    start: float,
+) -> None:
+    num_input = sum(len(one.prompt_token_ids) for one in outputs)
+    num_output = sum(len(completion.token_ids) for one in outputs for completion in one.outputs)
+    requests, tokens, output_tokens = (count / seconds for count in (len(outputs), num_input + num_output, num_output))
+    console.write(
+        f"Throughput: {requests:.2f} requests/s, {tokens:.2f} total tokens/s, {output_tokens:.2f} output tokens/s\n"
+        f"Total num prompt tokens: {num_input}\nTotal num output tokens: {num_output}\n"
+    )
+    result = {
+        "elapsed_time": seconds,
+        "num_requests": len(outputs),
+        "total_num_tokens": num_input + num_output,
+        "requests_per_second": requests,
+        "tokens_per_second": tokens,
+        "total_input_tokens": num_input,
+        "total_output_tokens": num_output,
+        "output_tokens_per_second": output_tokens,
+    }
+    bench.write_json(flags.output_json, {**bench.origin(model, data.seed), **result})
+    title = f"{model}: {len(outputs)} requests, {output_tokens:.0f} output tokens/s"
+    write_plot(flags.plot, title, _panels(outputs, start))
+
+
+def _panels(outputs: list[RequestOutput], start: float) -> list[Panel]:
+    """What has been generated by when, and how long requests took, waiting included."""
+    ends = sorted(
+        (one.metrics.finished_time - start, sum(len(completion.token_ids) for completion in one.outputs))
+        for one in outputs
+        if one.metrics is not None and one.metrics.finished_time is not None
+    )
+    points, total = [(0.0, 0.0)], 0
+    for end, num_tokens in ends:
+        total += num_tokens
+        points.append((end, float(total)))
+    return [
+        Panel("Output tokens of finished requests", "seconds", "tokens", points),
+        shares("Time to the end of a request, waiting included", "seconds", [end for end, _ in ends]),
+    ]
