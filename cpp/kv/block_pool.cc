@@ -7,7 +7,7 @@
 namespace quire {
 
 BlockPool::BlockPool(int32_t num_blocks) {
-  QUIRE_CHECK(num_blocks >= 1, "num_blocks=", num_blocks);
+  QUIRE_CHECK(num_blocks >= 0, "num_blocks=", num_blocks);
   references_.assign(static_cast<size_t>(num_blocks), kFree);
   free_.reserve(static_cast<size_t>(num_blocks));
   for (int32_t block = num_blocks - 1; block >= 0; --block) free_.push_back(block);

@@ -11,7 +11,7 @@ namespace quire {
 ///
 /// A block is *free* (in this pool's list, without owners and without content worth keeping), *used* (one or more
 /// owners) or *kept*: without owners, but held back from the free list by who released it last (PrefixCache).
-/// Every operation takes constant time. Misuse raises kInternal and changes nothing.
+/// A pool may have no blocks at all. Every operation takes constant time. Misuse raises kInternal and changes nothing.
 class BlockPool {
  public:
   explicit BlockPool(int32_t num_blocks);

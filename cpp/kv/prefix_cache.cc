@@ -68,6 +68,18 @@ int32_t PrefixCache::find(int32_t parent, std::span<const int32_t> tokens, int32
   return search(chain_hash(parent, tokens, key_set), parent, tokens, key_set);
 }
 
+void PrefixCache::find_prefix(std::span<const int32_t> tokens, int32_t max_blocks, int32_t key_set,
+                              std::vector<int32_t>& blocks) const {
+  blocks.clear();
+  const auto length = static_cast<size_t>(block_size_);
+  int32_t block = kNoBlock;
+  while (blocks.size() < static_cast<size_t>(max_blocks)) {
+    block = find(block, tokens.subspan(blocks.size() * length, length), key_set);
+    if (block == kNoBlock) return;
+    blocks.push_back(block);
+  }
+}
+
 int32_t PrefixCache::insert(int32_t parent, int32_t block, std::span<const int32_t> tokens, int32_t key_set) {
   QUIRE_CHECK(tokens.size() == static_cast<size_t>(block_size_), "tokens=", tokens.size());
   QUIRE_CHECK(pool_.references(block) >= 1 && !is_cached(block), "block=", block);
@@ -83,7 +95,7 @@ int32_t PrefixCache::insert(int32_t parent, int32_t block, std::span<const int32
 }
 
 void PrefixCache::retain(int32_t block) {
-  const bool was_idle = is_cached(block) && pool_.references(block) == 0;
+  const bool was_idle = is_idle(block);
   pool_.retain(block);
   if (was_idle) unlink(block);
 }

@@ -39,11 +39,13 @@ class PrefixCache {
   /// `seed` keys the hash, so that a stranger cannot choose tokens that collide.
   PrefixCache(BlockPool& pool, int32_t block_size, uint64_t seed);
 
+  int32_t block_size() const { return block_size_; }
   /// Blocks that take() can give: free and idle ones.
   int32_t num_available() const { return pool_.num_free() + num_idle_; }
   int32_t num_idle() const { return num_idle_; }
   int32_t num_cached() const { return num_cached_; }
   bool is_cached(int32_t block) const { return entry(block).cached; }
+  bool is_idle(int32_t block) const { return is_cached(block) && pool_.references(block) == 0; }
 
   /// Take a block whose content may be overwritten: a free one, else the one idle for the longest, which leaves the
   /// cache. There must be one.
@@ -58,6 +60,11 @@ class PrefixCache {
   /// The cached block that holds `tokens` after `parent` (kNoBlock: at the beginning); kNoBlock if there is none.
   /// `tokens` are block_size many. The answer is not retained.
   int32_t find(int32_t parent, std::span<const int32_t> tokens, int32_t key_set = 0) const;
+
+  /// The longest cached beginning of `tokens`, at most `max_blocks` blocks, which they must fill. Takes time in
+  /// proportion to what it finds.
+  void find_prefix(std::span<const int32_t> tokens, int32_t max_blocks, int32_t key_set,
+                   std::vector<int32_t>& blocks) const;
 
   /// Enter a used block, computed and full, after its parent, which is cached. Returns the cached block with this
   /// content: `block` itself, or the one that was there first. The caller should share that one and release its own:

@@ -1,6 +1,7 @@
 #include "sched/invariants.h"
 
 #include <algorithm>
+#include <initializer_list>
 #include <span>
 
 #include "core/check.h"
@@ -23,6 +24,13 @@ struct InvariantsAccess {
     scheduler.cache_.list_idle(snapshot.idle_blocks);
     snapshot.num_cached_blocks = scheduler.cache_.num_cached();
     snapshot.num_free_blocks = scheduler.num_free_blocks();
+    const BlockPool& swapped = scheduler.swap_space_.pool();
+    snapshot.swap_references.clear();
+    for (int32_t block = 0; block < swapped.num_blocks(); ++block) {
+      snapshot.swap_references.push_back(swapped.references(block));
+    }
+    snapshot.free_swap_blocks.assign(swapped.free_blocks().begin(), swapped.free_blocks().end());
+    snapshot.num_swapped = scheduler.num_swapped_;
     snapshot.running.clear();
     snapshot.waiting.clear();
     bool running = true;
@@ -64,33 +72,54 @@ bool in_range(const SchedulerSnapshot& snapshot, int32_t block) {
   return block >= 0 && block < static_cast<int32_t>(snapshot.references.size());
 }
 
-Violation check_blocks(const SchedulerSnapshot& snapshot, Facts& facts) {
-  for (const Sequence* sequence : snapshot.running) {
+/// Hold the tables of sequences and the lists of unused blocks against the references of a pool. `owners`: by block, to
+/// be counted.
+Violation check_pool(std::span<const int32_t> references, std::span<const Sequence* const> sequences,
+                     SequenceStatus status, std::initializer_list<std::span<const int32_t>> unused,
+                     std::vector<int32_t>& owners) {
+  const auto exists = [&](int32_t block) { return block >= 0 && static_cast<size_t>(block) < references.size(); };
+  owners.assign(references.size(), 0);
+  for (const Sequence* sequence : sequences) {
+    if (sequence->status != status) continue;
     const auto table = sequence->blocks.blocks();
     for (size_t i = 0; i < table.size(); ++i) {
-      if (!in_range(snapshot, table[i])) return violation(1, "no such block: id=", sequence->id, ", block=", table[i]);
+      if (!exists(table[i])) return violation(1, "no such block: id=", sequence->id, ", block=", table[i]);
       if (std::ranges::count(table.first(i), table[i]) > 0) {
         return violation(1, "twice in one table: id=", sequence->id, ", block=", table[i]);
       }
-      ++facts[static_cast<size_t>(table[i])].owners;
+      ++owners[static_cast<size_t>(table[i])];
     }
   }
-  std::vector<int32_t> times_unused(facts.size(), 0);
-  for (const auto* list : {&snapshot.free_blocks, &snapshot.idle_blocks}) {
-    for (const int32_t block : *list) {
-      if (!in_range(snapshot, block)) return violation(2, "no such block: block=", block);
+  std::vector<int32_t> times_unused(references.size(), 0);
+  for (const auto list : unused) {
+    for (const int32_t block : list) {
+      if (!exists(block)) return violation(2, "no such block: block=", block);
       ++times_unused[static_cast<size_t>(block)];
     }
   }
-  for (size_t block = 0; block < facts.size(); ++block) {
-    const int32_t references = snapshot.references[block];
-    if (references != facts[block].owners) {
-      return violation(1, "block=", block, ", references=", references, ", owners=", facts[block].owners);
+  for (size_t block = 0; block < references.size(); ++block) {
+    if (references[block] != owners[block]) {
+      return violation(1, "block=", block, ", references=", references[block], ", owners=", owners[block]);
     }
-    if (times_unused[block] != (references == 0 ? 1 : 0)) {
-      return violation(2, "block=", block, ", references=", references, ", times free or idle=", times_unused[block]);
+    if (times_unused[block] != (references[block] == 0 ? 1 : 0)) {
+      return violation(2, "block=", block, ", references=", references[block],
+                       ", times free or idle=", times_unused[block]);
     }
   }
+  return {};
+}
+
+Violation check_blocks(const SchedulerSnapshot& snapshot, Facts& facts) {
+  std::vector<int32_t> owners;
+  if (auto found = check_pool(snapshot.swap_references, snapshot.waiting, SequenceStatus::kSwapped,
+                              {snapshot.free_swap_blocks}, owners)) {
+    return found;
+  }
+  if (auto found = check_pool(snapshot.references, snapshot.running, SequenceStatus::kRunning,
+                              {snapshot.free_blocks, snapshot.idle_blocks}, owners)) {
+    return found;
+  }
+  for (size_t block = 0; block < facts.size(); ++block) facts[block].owners = owners[block];
   return {};
 }
 
@@ -142,10 +171,6 @@ Violation check_parents(const SchedulerSnapshot& snapshot, const Facts& facts) {
 Violation check_registered(const SchedulerSnapshot& snapshot, const Facts& facts) {
   const auto length = static_cast<size_t>(snapshot.config.block_size);
   for (const Sequence* sequence : snapshot.running) {
-    if (sequence->num_registered < 0 || sequence->num_registered * snapshot.config.block_size > sequence->num_settled) {
-      return violation(11, "id=", sequence->id, ", num_registered=", sequence->num_registered,
-                       ", num_settled=", sequence->num_settled);
-    }
     int32_t parent = kNoBlock;
     for (int32_t index = 0; index < sequence->blocks.size(); ++index) {
       const int32_t block = sequence->blocks[index];
@@ -174,11 +199,16 @@ Violation check_progress(const SchedulerConfig& config, const Sequence& sequence
                      ", num_planned=", sequence.num_planned, ", num_blocks=", sequence.blocks.size());
   }
   if (sequence.num_computed < 0 || sequence.num_planned < 0 || end > sequence.num_tokens() ||
+      (sequence.status == SequenceStatus::kSwapped && sequence.num_planned > 0) ||
       sequence.num_tokens() > config.max_model_len ||
       sequence.blocks.size() != blocks_for_tokens(end, config.block_size)) {
     return violation(10, "id=", sequence.id, ", num_computed=", sequence.num_computed,
                      ", num_planned=", sequence.num_planned, ", num_tokens=", sequence.num_tokens(),
                      ", num_blocks=", sequence.blocks.size());
+  }
+  if (sequence.num_registered < 0 || sequence.num_registered * config.block_size > sequence.num_settled) {
+    return violation(11, "id=", sequence.id, ", num_registered=", sequence.num_registered,
+                     ", num_settled=", sequence.num_settled);
   }
   if (sequence.num_cached % config.block_size != 0 || sequence.num_cached >= sequence.num_prompt_tokens) {
     return violation(11, "id=", sequence.id, ", num_cached=", sequence.num_cached,
@@ -223,21 +253,49 @@ Violation check_sequences(const SchedulerSnapshot& snapshot) {
   int32_t num_places = 0;
   const Sequence* previous = nullptr;
   for (const auto* list : {&snapshot.running, &snapshot.waiting}) {
-    const auto status = list == &snapshot.running ? SequenceStatus::kRunning : SequenceStatus::kWaiting;
+    const bool should_run = list == &snapshot.running;
     for (const Sequence* sequence : *list) {
-      if (sequence->status != status) return violation(7, "in the wrong place: id=", sequence->id);
-      if (previous != nullptr && previous->arrival >= sequence->arrival) {
+      const bool runs = sequence->status == SequenceStatus::kRunning;
+      if (runs != should_run) return violation(7, "in the wrong place: id=", sequence->id);
+      if (previous != nullptr &&
+          (previous->arrival >= sequence->arrival || (sequence->admitted && !previous->admitted))) {
         return violation(8, "id=", sequence->id, ", arrival=", sequence->arrival, ", after id=", previous->id,
                          ", arrival=", previous->arrival);
       }
       previous = sequence;
       if (auto found = check_progress(snapshot.config, *sequence)) return found;
       if (auto found = check_steps(snapshot, *sequence)) return found;
-      if (status == SequenceStatus::kRunning) num_places += sequence->num_reserved;
+      if (runs) num_places += sequence->num_reserved;
     }
   }
   if (num_places != snapshot.num_places || num_places > snapshot.config.max_num_seqs) {
     return violation(12, "places=", snapshot.num_places, ", sum=", num_places);
+  }
+  return {};
+}
+
+Violation check_swapped(const SchedulerSnapshot& snapshot) {
+  int32_t num_swapped = 0;
+  const Sequence* previous = nullptr;
+  std::vector<SequenceId> groups;  // with swapped sequences
+  for (const Sequence* sequence : snapshot.waiting) {
+    if (sequence->status == SequenceStatus::kSwapped) {
+      ++num_swapped;
+      const bool is_next =
+          previous != nullptr && previous->status == SequenceStatus::kSwapped && previous->group == sequence->group;
+      if (!is_next && std::ranges::count(groups, sequence->group) > 0) {
+        return violation(20, "apart from its group: id=", sequence->id, ", group=", sequence->group);
+      }
+      if (!is_next) groups.push_back(sequence->group);
+    }
+    previous = sequence;
+  }
+  for (const Sequence* sequence : snapshot.running) {
+    if (std::ranges::count(groups, sequence->group) == 0) continue;
+    return violation(20, "runs, but its group is swapped: id=", sequence->id, ", group=", sequence->group);
+  }
+  if (num_swapped != snapshot.num_swapped) {
+    return violation(7, "counted as swapped=", snapshot.num_swapped, ", listed=", num_swapped);
   }
   return {};
 }
@@ -277,6 +335,26 @@ Violation check_copies(const StepPlan& plan) {
   return {};
 }
 
+Violation check_swaps(const SchedulerSnapshot& snapshot, const StepPlan& plan) {
+  if (!plan.swap_out.empty() && !plan.swap_in.empty()) {
+    return violation(21, "swapped out=", plan.swap_out.size(), ", swapped in=", plan.swap_in.size());
+  }
+  for (const auto* moves : {&plan.swap_out, &plan.swap_in}) {
+    for (const auto [from, to] : *moves) {
+      if (std::ranges::count(*moves, to, &BlockCopy::to) == 1) continue;
+      return violation(21, "two go to one: from=", from, ", to=", to);
+    }
+  }
+  for (const auto [from, to] : plan.swap_out) {
+    const auto owns = [to = to](const Sequence* sequence) {
+      const auto own = sequence->blocks.blocks();
+      return sequence->status == SequenceStatus::kSwapped && std::ranges::find(own, to) != own.end();
+    };
+    if (std::ranges::none_of(snapshot.waiting, owns)) return violation(21, "to nobody: from=", from, ", to=", to);
+  }
+  return {};
+}
+
 }  // namespace
 
 std::optional<std::string> find_violation(const SchedulerSnapshot& snapshot) {
@@ -285,6 +363,7 @@ std::optional<std::string> find_violation(const SchedulerSnapshot& snapshot) {
   if (auto found = check_cached_blocks(snapshot, facts)) return found;
   if (auto found = check_parents(snapshot, facts)) return found;
   if (auto found = check_sequences(snapshot)) return found;
+  if (auto found = check_swapped(snapshot)) return found;
   return check_registered(snapshot, facts);
 }
 
@@ -311,6 +390,7 @@ std::optional<std::string> find_violation(const SchedulerSnapshot& snapshot, con
     return violation(16, "nothing is planned: running=", snapshot.running.size(),
                      ", waiting=", snapshot.waiting.size());
   }
+  if (auto found = check_swaps(snapshot, plan)) return found;
   return check_copies(plan);
 }
 

@@ -37,6 +37,7 @@ Scheduler::Scheduler(const SchedulerConfig& config)
       watermark_blocks_(std::max(1, config.num_blocks / kWatermarkDivisor)),
       pool_(config.num_blocks),
       cache_(pool_, config.block_size, config.hash_seed),
+      swap_space_(config.num_swap_blocks),
       first_waiting_(line_.end()) {
   // Enough for every step, so that planning allocates nothing.
   const auto most_planned = static_cast<size_t>(std::min(config.max_num_seqs, config.max_num_batched_tokens));
@@ -66,7 +67,7 @@ void Scheduler::add(SequenceId id, std::vector<int32_t> tokens, bool use_prefix_
               ", num_sequences_reserved=", num_sequences_reserved, ", max_num_seqs=", config_.max_num_seqs);
   Line added;  // joins the line once nothing can fail any more
   Sequence& sequence = added.emplace_back();
-  sequence.id = id;
+  sequence.id = sequence.group = id;
   sequence.tokens = std::move(tokens);
   sequence.num_prompt_tokens = sequence.num_tokens();
   sequence.use_prefix_cache = use_prefix_cache && config_.enable_prefix_caching;
@@ -107,7 +108,7 @@ void Scheduler::fork(SequenceId parent_id, SequenceId child_id) {
 const StepPlan& Scheduler::plan() {
   begin_step();
   restart_outgrown();
-  const bool preempted = give_one_token_each();
+  const bool preempted = give_one_token_each(line_.begin());
   extend_prompts();
   if (!preempted) admit_waiting();
   finish_plan();
@@ -124,6 +125,8 @@ void Scheduler::begin_step() {
   step_open_ = true;
   budget_ = config_.max_num_batched_tokens;
   plan_.sequences.clear();
+  plan_.swap_out.clear();
+  plan_.swap_in.clear();
   plan_.copies.clear();
 }
 
@@ -136,49 +139,112 @@ void Scheduler::restart_outgrown() {
   }
 }
 
-bool Scheduler::give_one_token_each() {
+bool Scheduler::give_one_token_each(Line::iterator place) {
   bool preempted = false;
-  for (auto place = line_.begin(); place != first_waiting_ && budget_ > 0; ++place) {
-    Sequence& sequence = *place;
-    if (sequence.num_pending() == 0) continue;
-    while (!make_next_token_writable(sequence)) {
-      preempt_youngest();
+  while (place != first_waiting_ && budget_ > 0) {
+    const SequenceGroup group = group_at(place);
+    if (blocks_for_next_tokens(group) > cache_.num_available()) {
+      preempt_youngest();  // perhaps one of this group, or all of it
       preempted = true;
-      if (sequence.status == SequenceStatus::kWaiting) return true;  // it was the youngest itself
+      continue;
     }
-    sequence.num_planned = 1;
-    --budget_;
+    for (Sequence& sequence : group) {
+      if (budget_ == 0) break;
+      if (sequence.num_pending() == 0) continue;
+      make_next_token_writable(sequence);
+      sequence.num_planned = 1;
+      --budget_;
+    }
+    place = group.end();
   }
   return preempted;
 }
 
-bool Scheduler::make_next_token_writable(Sequence& sequence) {
-  const int32_t index = sequence.num_computed / config_.block_size;
-  const bool is_new = index == sequence.blocks.size();
-  if (!is_new && pool_.references(sequence.blocks[index]) == 1) return true;
-  if (cache_.num_available() == 0) return false;
-  const int32_t block = cache_.take();
-  if (is_new) {
-    sequence.blocks.append(block);
-    return true;
+/// The sequences from `first` on that belong to its request and are in the same state.
+SequenceGroup Scheduler::group_at(Line::iterator first) {
+  const auto differs = [&](const Sequence& other) {
+    return other.group != first->group || other.status != first->status;
+  };
+  return {first, std::find_if(first, line_.end(), differs)};
+}
+
+SequenceGroup Scheduler::youngest_group() {
+  auto first = std::prev(first_waiting_);
+  while (first != line_.begin() && std::prev(first)->group == first->group) --first;
+  return {first, first_waiting_};
+}
+
+int32_t Scheduler::blocks_for_next_tokens(SequenceGroup group) const {
+  int32_t needed = 0;
+  int32_t num_served = 0;
+  int32_t shared = kNoBlock;  // what forks share and write to: the block in which their prompt ends, and no other
+  int32_t num_writers = 0;
+  for (const Sequence& sequence : group) {
+    if (num_served == budget_) break;
+    if (sequence.num_pending() == 0) continue;
+    ++num_served;
+    const int32_t index = sequence.num_computed / config_.block_size;
+    if (index == sequence.blocks.size()) {
+      ++needed;
+    } else if (pool_.references(sequence.blocks[index]) > 1) {
+      shared = sequence.blocks[index];
+      ++num_writers;
+    }
   }
-  // The source keeps an owner, a fork of the same group. Should that one be preempted in this round, the source may
-  // become a new block of a third fork, which is written after the copy; but no copy's target, because forks share
-  // nothing else that could be written.
+  const bool last_writer_keeps_it = num_writers > 0 && num_writers == pool_.references(shared);
+  return needed + num_writers - (last_writer_keeps_it ? 1 : 0);
+}
+
+void Scheduler::make_next_token_writable(Sequence& sequence) {
+  const int32_t index = sequence.num_computed / config_.block_size;
+  if (index == sequence.blocks.size()) {
+    sequence.blocks.append(cache_.take());
+    return;
+  }
   const int32_t source = sequence.blocks[index];
+  if (pool_.references(source) == 1) return;
+  // The source keeps an owner, a fork that this step serves as well or passes over; and who has been served is not
+  // preempted any more.
+  const int32_t block = cache_.take();
   plan_.copies.push_back({.from = source, .to = block});
   sequence.blocks.replace(index, block);
   cache_.release(source);
-  return true;
 }
 
 void Scheduler::preempt_youngest() {
   QUIRE_CHECK(num_running_ > 1, "a lone sequence has no room: num_blocks=", config_.num_blocks);
+  const SequenceGroup group = youngest_group();
+  if (group.begin() != line_.begin() && swap_out(group)) return;
   Sequence& youngest = *--first_waiting_;
   forget(youngest);
-  youngest.status = SequenceStatus::kWaiting;
+  stop_running(youngest, SequenceStatus::kWaiting);
+}
+
+/// Whether the group could be swapped out. A sequence alone is not, as in vLLM: it shares its blocks with none of its
+/// own, and often finds most of them in the prefix cache again.
+bool Scheduler::swap_out(SequenceGroup group) {
+  if (std::next(group.begin()) == group.end() || !swap_space_.has_room_for(group)) return false;
+  QUIRE_CHECK(plan_.swap_in.empty(), "a step swaps in before it swaps out");
+  swap_space_.move_out(group, cache_, plan_.swap_out);
+  for (Sequence& sequence : group) {
+    stop_running(sequence, SequenceStatus::kSwapped);
+    ++num_swapped_;
+    ++stats_.num_swap_preemptions;
+  }
+  first_waiting_ = group.begin();
+  return true;
+}
+
+void Scheduler::start_running(Sequence& sequence) {
+  sequence.status = SequenceStatus::kRunning;
+  ++num_running_;
+  num_places_ += sequence.num_reserved;
+}
+
+void Scheduler::stop_running(Sequence& sequence, SequenceStatus status) {
+  sequence.status = status;
   --num_running_;
-  num_places_ -= youngest.num_reserved;
+  num_places_ -= sequence.num_reserved;
   ++stats_.num_preemptions;
 }
 
@@ -202,34 +268,58 @@ void Scheduler::plan_tokens(Sequence& sequence, int32_t wanted) {
 void Scheduler::admit_waiting() {
   // Budget is left only when running prompts have got all they can, so they will not need more blocks than they have.
   while (first_waiting_ != line_.end() && budget_ > 0) {
-    Sequence& next = *first_waiting_;
-    const bool alone = num_running_ == 0;
-    if (!alone && num_places_ + next.num_reserved > max_running_) return;
-    find_prefix(next);
-    if (!alone && !fits(next)) return;
-    admit(next);
+    const bool is_swapped = first_waiting_->status == SequenceStatus::kSwapped;
+    if (!(is_swapped ? swap_in_first() : admit_first())) return;
   }
+}
+
+bool Scheduler::admit_first() {
+  Sequence& first = *first_waiting_;
+  const bool alone = num_running_ == 0;
+  if (!alone && num_places_ + first.num_reserved > max_running_) return false;
+  find_prefix(first);
+  if (!alone && !fits(first)) return false;
+  admit(first);
+  return true;
+}
+
+bool Scheduler::swap_in_first() {
+  const SequenceGroup group = group_at(first_waiting_);
+  if (num_running_ > 0 && !fits(group)) return false;
+  swap_space_.move_in(group, cache_, plan_.swap_in);
+  for (Sequence& sequence : group) {
+    start_running(sequence);
+    --num_swapped_;
+  }
+  first_waiting_ = group.end();
+  // Alone it may have room for what it has and not for more.
+  const bool preempted = give_one_token_each(group.begin());
+  extend_prompts();
+  return !preempted;
 }
 
 void Scheduler::find_prefix(const Sequence& sequence) {
-  hits_.clear();
-  if (!sequence.use_prefix_cache) return;
   // One token at least is computed, for its logits; and sharing whole blocks only, it is written to an own block.
-  const auto length = static_cast<size_t>(config_.block_size);
-  const size_t most = static_cast<size_t>(std::min(sequence.num_tokens() - 1, sequence.num_known())) / length;
-  int32_t block = kNoBlock;
-  while (hits_.size() < most) {
-    const auto tokens = std::span(sequence.tokens).subspan(hits_.size() * length, length);
-    block = cache_.find(block, tokens, sequence.key_set);
-    if (block == kNoBlock) return;
-    hits_.push_back(block);
-  }
+  const int32_t most = std::min(sequence.num_tokens() - 1, sequence.num_known()) / config_.block_size;
+  cache_.find_prefix(sequence.tokens, sequence.use_prefix_cache ? most : 0, sequence.key_set, hits_);
 }
 
 bool Scheduler::fits(const Sequence& sequence) const {
-  const auto used = std::ranges::count_if(hits_, [&](int32_t block) { return pool_.references(block) > 0; });
+  const auto used = std::ranges::count_if(hits_, [&](int32_t block) { return !cache_.is_idle(block); });
   // Forks share all of them, and each will soon need one more.
   const int32_t needed = blocks_for(sequence.num_tokens()) - static_cast<int32_t>(used) + sequence.num_reserved - 1;
+  return needed + watermark_blocks_ <= cache_.num_available();
+}
+
+bool Scheduler::fits(SequenceGroup swapped) {
+  int32_t num_reserved = 0;
+  int32_t num_more_blocks = 0;
+  for (const Sequence& sequence : swapped) {
+    num_reserved += sequence.num_reserved;
+    num_more_blocks += std::max(1, blocks_for(sequence.num_tokens()) - sequence.blocks.size());
+  }
+  if (std::ranges::distance(swapped) > budget_ || num_places_ + num_reserved > max_running_) return false;
+  const int32_t needed = swap_space_.num_blocks_to_move_in(swapped, cache_) + num_more_blocks;
   return needed + watermark_blocks_ <= cache_.num_available();
 }
 
@@ -246,10 +336,8 @@ void Scheduler::admit(Sequence& sequence) {
     sequence.num_cached = sequence.num_computed;
     stats_.num_cached_tokens += sequence.num_cached;
   }
-  sequence.status = SequenceStatus::kRunning;
   ++first_waiting_;
-  ++num_running_;
-  num_places_ += sequence.num_reserved;
+  start_running(sequence);
   plan_tokens(sequence, sequence.num_pending());
 }
 
@@ -284,26 +372,31 @@ void Scheduler::launched() {
 void Scheduler::settle(std::span<const SequenceId> poisoned) {
   QUIRE_CHECK(num_in_flight_ > 0, "no step has been launched");
   const size_t step = (next_step_ - static_cast<uint32_t>(num_in_flight_)) % 2;
-  for (auto place = line_.begin(); place != first_waiting_; ++place) {
+  // Those that have run: some may have been swapped out since.
+  const auto end = std::ranges::find(line_, false, &Sequence::admitted);
+  for (auto place = line_.begin(); place != end; ++place) {
     QUIRE_CHECK(place->settles[step] <= place->num_known(), "tokens of the step before are not known: id=", place->id);
   }
+  // Steps of those that were swapped out have been settled without this. Before the poison, which has no part in them.
+  for (auto place = line_.begin(); place != first_waiting_; ++place) register_full_blocks(*place);
   for (const SequenceId id : poisoned) {
     if (contains(id)) find(id).poisoned = true;
   }
   --num_in_flight_;
-  for (auto place = line_.begin(); place != first_waiting_; ++place) {
+  for (auto place = line_.begin(); place != end; ++place) {
     if (place->settles[step] == 0) continue;
     place->num_settled = std::exchange(place->settles[step], 0);
     // Forks made while the step was on its way share what it has computed.
     if (place->num_settled <= place->num_prompt_tokens && std::ranges::count(poisoned, place->prompt_owner) > 0) {
       place->poisoned = true;
     }
-    if (config_.enable_prefix_caching && !place->poisoned) register_full_blocks(*place);
+    if (place->status == SequenceStatus::kRunning) register_full_blocks(*place);
   }
   check_counts();
 }
 
 void Scheduler::register_full_blocks(Sequence& sequence) {
+  if (!config_.enable_prefix_caching || sequence.poisoned) return;
   const int32_t num_full = sequence.num_settled / config_.block_size;
   const auto length = static_cast<size_t>(config_.block_size);
   for (int32_t& index = sequence.num_registered; index < num_full; ++index) {
@@ -352,6 +445,10 @@ void Scheduler::remove(SequenceId id) {
   } else if (place->second == first_waiting_) {
     ++first_waiting_;
   }
+  if (sequence.status == SequenceStatus::kSwapped) {
+    swap_space_.release(sequence.blocks);
+    --num_swapped_;
+  }
   line_.erase(place->second);
   places_.erase(place);
 }
@@ -372,6 +469,9 @@ void Scheduler::release_blocks(Sequence& sequence) {
 void Scheduler::check_counts() const {
   QUIRE_CHECK(pool_.num_used() + pool_.num_free() + cache_.num_idle() == pool_.num_blocks(),
               "blocks are lost: used=", pool_.num_used(), ", free=", pool_.num_free(), ", idle=", cache_.num_idle());
+  const BlockPool& swapped = swap_space_.pool();
+  QUIRE_CHECK(swapped.num_used() + swapped.num_free() == swapped.num_blocks(),
+              "blocks of the host are lost: used=", swapped.num_used(), ", free=", swapped.num_free());
   QUIRE_CHECK(line_.size() == places_.size() && num_running_ >= 0 && num_waiting() >= 0,
               "sequences are lost: line=", line_.size(), ", known=", places_.size(), ", running=", num_running_);
   QUIRE_CHECK(num_places_ >= num_running_ && num_places_ <= config_.max_num_seqs,

@@ -11,12 +11,15 @@
 #include "kv/prefix_cache.h"
 #include "sched/sequence.h"
 #include "sched/step_plan.h"
+#include "sched/swap_space.h"
 
 namespace quire {
 
 struct SchedulerConfig {
   int32_t block_size = 16;
   int32_t num_blocks = 0;
+  /// Blocks of the host for what is swapped out; 0: preempted groups are computed again.
+  int32_t num_swap_blocks = 0;
   int32_t max_num_seqs = 256;
   int32_t max_num_batched_tokens = 512;
   int32_t max_model_len = 2048;
@@ -29,15 +32,20 @@ struct SchedulerConfig {
 };
 
 struct SchedulerStats {
-  int64_t num_preemptions = 0;
-  int64_t num_cached_tokens = 0;  ///< prompt tokens found in the prefix cache
+  int64_t num_preemptions = 0;       ///< of sequences
+  int64_t num_swap_preemptions = 0;  ///< of them, by swapping out
+  int64_t num_cached_tokens = 0;     ///< prompt tokens found in the prefix cache
 };
 
 /// Decides what each step computes: first come, first served, chunked prefill and decode mixed under one token budget.
 /// Knows tokens and block counts only; a pure function of its state, without clock, thread or device.
 ///
 /// Life of a sequence: add -> waiting -> (plan) running -> append tokens -> finish or abort. When blocks run out, the
-/// youngest running sequence is preempted: its blocks are released and it waits, first in line, to be computed again.
+/// youngest running ones are preempted and wait, first in line:
+/// - sequences of one request, if there are several and the host has room, are swapped out together: their blocks move
+/// to
+///   the host, and come back when all of them have room again;
+/// - else the youngest sequence alone: its blocks are released, and it is computed again.
 ///
 /// Life of a step: plan -> launched -> settle. The next step can be planned when one has been launched and not settled
 /// yet, with negative tokens in place of those that are not known; so a device never waits for its host. What is not
@@ -45,15 +53,17 @@ struct SchedulerStats {
 /// be given away at once: steps run in order.
 ///
 /// A step shares out max_num_batched_tokens in three rounds, the first arrived first in each:
-/// 1. every running sequence gets one token; if it needs a block for it and there is none, younger ones are preempted;
+/// 1. every running sequence gets one token; if those of a request need more blocks for it than there are, younger ones
+///    are preempted, and at last they themselves;
 /// 2. running prompts get the rest of their tokens, as far as budget and blocks allow;
 /// 3. unless round 1 has preempted, waiting sequences are admitted and get their first chunk, if there is a place and
 ///    if all of their tokens fit, 1 % of the blocks being left free for running sequences to grow. If nothing runs, the
-///    first is admitted in any case. Nobody overtakes.
+///    first is admitted in any case. Nobody overtakes, so what has been preempted comes back before anything new.
 /// Of max_num_seqs places only three quarters of max_num_batched_tokens (rounded up) are given away. So round 1 reaches
 /// every running sequence (decode never starves behind prompts) and leaves a quarter of the budget to prompts (they
 /// never starve behind decode). A group of forks that is larger than this runs alone, the first arrived first. The
-/// first arrived of all is never preempted and moves in every step, so every sequence ends.
+/// first arrived of all is never preempted and moves in every step, so every sequence ends; if its own request is too
+/// large, that gives up its youngest sequences, one by one and to be computed again.
 ///
 /// Raises kInternal for calls out of order; they change nothing.
 /// Thread safety: none; the engine thread owns it.
@@ -99,17 +109,22 @@ class Scheduler {
   /// Tell which the first token is that was not known.
   void resolve(SequenceId id, int32_t token);
 
-  /// Remove a sequence in any state and release its blocks (full ones stay in the prefix cache until reused).
+  /// Remove a sequence in any state and release its blocks, the host's too (full ones of the device stay in the prefix
+  /// cache until reused).
   void remove(SequenceId id);
 
   const Sequence& sequence(SequenceId id) const;
   bool contains(SequenceId id) const { return places_.contains(id); }
+  bool has_sequences() const { return !line_.empty(); }
   int32_t num_running() const { return num_running_; }
+  int32_t num_swapped() const { return num_swapped_; }
+  /// Neither running nor swapped out.
+  int32_t num_waiting() const { return static_cast<int32_t>(line_.size()) - num_running_ - num_swapped_; }
   /// Steps launched and not settled.
   int32_t num_in_flight() const { return num_in_flight_; }
-  int32_t num_waiting() const { return static_cast<int32_t>(line_.size()) - num_running_; }
   /// Blocks that can be had without preemption: free ones and cached ones without owners.
   int32_t num_free_blocks() const { return cache_.num_available(); }
+  int32_t num_free_swap_blocks() const { return swap_space_.pool().num_free(); }
   const SchedulerConfig& config() const { return config_; }
   const SchedulerStats& stats() const { return stats_; }
 
@@ -120,17 +135,27 @@ class Scheduler {
   Sequence& find(SequenceId id);
   void begin_step();
   void restart_outgrown();
-  /// Round 1; whether somebody has been preempted.
-  bool give_one_token_each();
+  /// Round 1, for running sequences from `place` on; whether somebody has been preempted.
+  bool give_one_token_each(Line::iterator place);
   void extend_prompts();
   void admit_waiting();
   void finish_plan();
-  bool make_next_token_writable(Sequence& sequence);
+  SequenceGroup group_at(Line::iterator first);
+  SequenceGroup youngest_group();
+  int32_t blocks_for_next_tokens(SequenceGroup group) const;
+  void make_next_token_writable(Sequence& sequence);
   void plan_tokens(Sequence& sequence, int32_t wanted);
   void preempt_youngest();
+  bool swap_out(SequenceGroup group);
+  /// Whether the first of the waiting has been admitted, and the next one may be.
+  bool admit_first();
+  bool swap_in_first();
   void find_prefix(const Sequence& sequence);
   bool fits(const Sequence& sequence) const;
+  bool fits(SequenceGroup swapped);
   void admit(Sequence& sequence);
+  void start_running(Sequence& sequence);
+  void stop_running(Sequence& sequence, SequenceStatus status);
   void register_full_blocks(Sequence& sequence);
   void forget(Sequence& sequence);
   void release_blocks(Sequence& sequence);
@@ -144,13 +169,16 @@ class Scheduler {
   int32_t watermark_blocks_;  ///< left free by admission
   BlockPool pool_;
   PrefixCache cache_;
+  SwapSpace swap_space_;
 
-  /// All sequences in order of arrival: the running ones, then from first_waiting_ on the waiting ones. To admit and to
-  /// preempt is to move that border, so no sequence can be in two places and order cannot be lost.
+  /// All sequences in order of arrival: the running ones, then from first_waiting_ on those that wait or are swapped
+  /// out, of which the ones that have run before come first. To admit and to preempt is to move that border, so no
+  /// sequence can be in two places and order cannot be lost.
   Line line_;
   Line::iterator first_waiting_;
   std::unordered_map<SequenceId, Line::iterator> places_;
   int32_t num_running_ = 0;
+  int32_t num_swapped_ = 0;
   int32_t num_places_ = 0;  ///< sum of num_reserved of running sequences
   uint64_t next_arrival_ = 0;
 

@@ -9,12 +9,18 @@
 
 namespace quire {
 
-enum class SequenceStatus { kWaiting, kRunning };
+enum class SequenceStatus {
+  kWaiting,  ///< nothing of it is computed, or no longer
+  kRunning,
+  kSwapped,  ///< preempted, what is computed of it being in the host's memory
+};
 
 /// The mutable state of one sequence; changed by the scheduler only.
 struct Sequence {
   SequenceId id = 0;
   SequenceStatus status = SequenceStatus::kWaiting;
+  /// The sequence that it is a fork of, else itself: what one request has in common.
+  SequenceId group = 0;
   /// Prompt, then output. The last ones may be negative: sampled by a step on its way, and not known yet.
   std::vector<int32_t> tokens;
   int32_t num_prompt_tokens = 0;
@@ -43,8 +49,10 @@ struct Sequence {
   bool admitted = false;
   /// Some of its values were not finite: none of its blocks enters the prefix cache any more.
   bool poisoned = false;
-  /// The first blocks of the table, as many as are in the prefix cache: settled, full and perhaps shared.
+  /// The first blocks of the table, as many as are in the prefix cache, or were when it was swapped out: settled, full
+  /// and perhaps shared.
   int32_t num_registered = 0;
+  /// Of the device's pool; while it is swapped out, of the host's.
   BlockTable blocks;
 
   int32_t num_tokens() const { return static_cast<int32_t>(tokens.size()); }

@@ -27,19 +27,25 @@ struct PlannedSequence {
   std::span<const int32_t> blocks;
 };
 
-/// Copy-on-write: block `to` becomes a copy of `from` before the step computes. No block is both copied from and
-/// copied to in one step, so the order of copies does not matter.
+/// Block `to` becomes a copy of `from`. No block is both copied from and copied to by one list of copies, so their
+/// order does not matter.
 struct BlockCopy {
   int32_t from = 0;
   int32_t to = 0;
 };
 
 /// What one forward pass will do; plain data, valid until the scheduler is called again.
+///
+/// Before it computes, blocks are moved: first those that are swapped out, which others may take at once; then come
+/// those that are swapped in, then copy-on-write. No step swaps both out and in.
 struct StepPlan {
   std::vector<PlannedSequence> sequences;  ///< in order of arrival
-  std::vector<BlockCopy> copies;
+  std::vector<BlockCopy> swap_out;         ///< from the device's pool to the host's
+  std::vector<BlockCopy> swap_in;          ///< from the host's pool to the device's
+  std::vector<BlockCopy> copies;           ///< within the device's pool
   int32_t num_tokens = 0;
 
+  /// Nothing is to be computed. There may be blocks to swap out all the same.
   bool empty() const { return sequences.empty(); }
 };
 

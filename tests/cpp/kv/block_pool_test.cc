@@ -36,9 +36,15 @@ TEST(BlockPool, counts_owners_and_keeps_a_block_without_them_until_it_is_given_b
   EXPECT_EQ(pool.take(), block) << "the one given back last is the first to be taken";
 }
 
+TEST(BlockPool, may_have_no_blocks) {
+  BlockPool pool(0);
+  EXPECT_EQ(pool.num_free(), 0);
+  EXPECT_THROW(pool.take(), Error);
+}
+
 TEST(BlockPool, refuses_what_would_break_its_counts) {
   BlockPool pool(2);
-  EXPECT_THROW(BlockPool(0), Error);
+  EXPECT_THROW(BlockPool(-1), Error);
   EXPECT_THROW(pool.retain(0), Error) << "a free block";
   EXPECT_THROW(pool.release(0), Error) << "a free block";
   EXPECT_THROW(pool.give_back(0), Error) << "a free block";

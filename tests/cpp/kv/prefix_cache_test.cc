@@ -41,6 +41,18 @@ TEST_F(PrefixCacheTest, finds_a_block_by_its_tokens_and_all_before_them) {
   EXPECT_EQ(cache_.find(first, Tokens{3, 5}), kNoBlock);
 }
 
+TEST_F(PrefixCacheTest, finds_the_longest_cached_beginning) {
+  const int32_t first = enter(kNoBlock, {1, 2});
+  const int32_t second = enter(first, {3, 4});
+  std::vector<int32_t> blocks = {7};
+  cache_.find_prefix(Tokens{1, 2, 3, 4, 5, 6}, 3, 0, blocks);
+  EXPECT_EQ(blocks, (std::vector<int32_t>{first, second}));
+  cache_.find_prefix(Tokens{1, 2, 3, 4}, 1, 0, blocks);
+  EXPECT_EQ(blocks, (std::vector<int32_t>{first})) << "no more than was asked for";
+  cache_.find_prefix(Tokens{1, 2, 3, 4}, 2, 1, blocks);
+  EXPECT_TRUE(blocks.empty()) << "of other keys";
+}
+
 TEST_F(PrefixCacheTest, keeps_key_sets_apart) {
   const int32_t first = enter(kNoBlock, {1, 2});
   EXPECT_EQ(cache_.find(kNoBlock, Tokens{1, 2}, 1), kNoBlock);

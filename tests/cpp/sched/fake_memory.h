@@ -15,7 +15,7 @@ namespace quire {
 /// hit, a block reused too early, a copy forgotten) leaves a wrong number in some slot.
 class FakeMemory {
  public:
-  FakeMemory(int32_t num_blocks, int32_t block_size);
+  FakeMemory(int32_t num_blocks, int32_t num_swap_blocks, int32_t block_size);
 
   /// What belongs in the slot of `token`, `before` being in the slot before it (0 at the beginning).
   static uint64_t value_after(uint64_t before, int32_t token);
@@ -27,12 +27,18 @@ class FakeMemory {
 
   /// The number at a position of a sequence with these blocks.
   uint64_t read(std::span<const int32_t> blocks, int32_t position) const;
+  /// The same of a sequence that is swapped out.
+  uint64_t read_swapped(std::span<const int32_t> blocks, int32_t position) const;
 
  private:
+  using Slots = std::vector<uint64_t>;
+
   size_t slot(std::span<const int32_t> blocks, int32_t position) const;
+  void copy(std::span<const BlockCopy> copies, const Slots& from, Slots& to) const;
 
   size_t block_size_;
-  std::vector<uint64_t> slots_;
+  Slots slots_;
+  Slots swap_slots_;
 };
 
 }  // namespace quire

@@ -27,6 +27,7 @@ SchedulerConfig any_config(std::mt19937_64& random) {
   config.block_size = kBlockSizes[random() % std::size(kBlockSizes)];
   const uint64_t num_pool_sizes = random() % 2 == 0 ? 9 : 57;
   config.num_blocks = 8 + static_cast<int32_t>(random() % num_pool_sizes);
+  if (random() % 3 != 0) config.num_swap_blocks = 1 + static_cast<int32_t>(random() % num_pool_sizes);
   config.max_num_seqs = 1 + static_cast<int32_t>(random() % 12);
   config.max_num_batched_tokens = kBudgets[random() % std::size(kBudgets)];
   const auto most = static_cast<uint64_t>(
@@ -44,7 +45,7 @@ History::History(uint64_t seed)
     : random_(seed),
       config_(any_config(random_)),
       scheduler_(config_),
-      memory_(config_.num_blocks, config_.block_size),
+      memory_(config_.num_blocks, config_.num_swap_blocks, config_.block_size),
       ahead_(random_() % 2 == 0) {
   for (int stem = 0; stem < 3; ++stem) {
     auto& tokens = stems_.emplace_back();
@@ -53,11 +54,12 @@ History::History(uint64_t seed)
 }
 
 std::string History::describe() const {
-  return detail::join_message(
-      "block_size=", config_.block_size, ", num_blocks=", config_.num_blocks, ", max_num_seqs=", config_.max_num_seqs,
-      ", max_num_batched_tokens=", config_.max_num_batched_tokens, ", max_model_len=", config_.max_model_len,
-      ", enable_prefix_caching=", config_.enable_prefix_caching, ", recompute_length=", config_.recompute_length,
-      ahead_ ? ", planned ahead" : "");
+  return detail::join_message("block_size=", config_.block_size, ", num_blocks=", config_.num_blocks,
+                              ", num_swap_blocks=", config_.num_swap_blocks, ", max_num_seqs=", config_.max_num_seqs,
+                              ", max_num_batched_tokens=", config_.max_num_batched_tokens,
+                              ", max_model_len=", config_.max_model_len,
+                              ", enable_prefix_caching=", config_.enable_prefix_caching,
+                              ", recompute_length=", config_.recompute_length, ahead_ ? ", planned ahead" : "");
 }
 
 int32_t History::between(int32_t first, int32_t last) {
@@ -75,6 +77,8 @@ void History::any_operation() {
     add();
   } else if (choice < 16 && chance(2)) {
     remove(std::next(records_.begin(), static_cast<ptrdiff_t>(below(records_.size())))->first);
+  } else if (scheduler_.num_swapped() > 0 && chance(20)) {
+    remove(any_swapped());
   } else if (step_open_) {
     if (chance(100)) {
       remove_planned();
@@ -91,6 +95,14 @@ void History::any_operation() {
     // Mostly all have been served before the next step, as in an engine; sometimes some have not.
     if (chance(8) || !serve_one()) plan();
   }
+}
+
+SequenceId History::any_swapped() {
+  std::vector<SequenceId> swapped;
+  for (const Sequence* sequence : snapshot_.waiting) {
+    if (sequence->status == SequenceStatus::kSwapped) swapped.push_back(sequence->id);
+  }
+  return swapped[below(swapped.size())];
 }
 
 std::vector<int32_t> History::any_prompt() {
@@ -114,7 +126,7 @@ void History::add() {
   record.num_prompt_tokens = static_cast<int32_t>(record.tokens.size());
   record.final_length = any_final_length(record.num_prompt_tokens);
   record.use_prefix_cache = config_.enable_prefix_caching && !chance(8);
-  const int32_t num_sequences = chance(4) ? between(1, std::min(config_.max_num_seqs, 6)) : 1;
+  const int32_t num_sequences = chance(2) ? between(1, std::min(config_.max_num_seqs, 6)) : 1;
   record.forks_left = num_sequences - 1;
   scheduler_.add(next_id_, record.tokens, record.use_prefix_cache, num_sequences);
   records_.emplace(next_id_++, std::move(record));
@@ -124,12 +136,14 @@ void History::add() {
 void History::plan() {
   std::optional<SequenceId> first_arrived;
   if (!snapshot_.running.empty()) first_arrived = snapshot_.running.front()->id;
+  const GroupSizes running_before = running_groups();
   const StepPlan& plan = scheduler_.plan();
   step_open_ = true;
   planned_.clear();
   sampling_.clear();
   spoiled_.clear();
-  note_preemptions();
+  note_preemptions(plan, running_before);
+  note_returns();
   StepPlan resolved = plan;  // as the device sees it
   for (PlannedSequence& planned : resolved.sequences) {
     planned_.push_back(planned.id);
@@ -151,19 +165,58 @@ void History::plan() {
   require(!first_arrived || (!snapshot_.running.empty() && snapshot_.running.front()->id == first_arrived),
           "the first arrived was preempted");
   require(scheduler_.stats().num_preemptions == counts_.preemptions &&
+              scheduler_.stats().num_swap_preemptions == counts_.swapped_out &&
               scheduler_.stats().num_cached_tokens == counts_.cached_tokens,
           "wrong stats");
 }
 
-void History::note_preemptions() {
+/// Running sequences by group, but for the first arrived's, which is never swapped out.
+History::GroupSizes History::running_groups() const {
+  GroupSizes sizes;
+  for (const Sequence* sequence : snapshot_.running) {
+    if (sequence->group != snapshot_.running.front()->group) ++sizes[sequence->group];
+  }
+  return sizes;
+}
+
+void History::note_preemptions(const StepPlan& plan, const GroupSizes& running_before) {
+  int64_t num_blocks = 0;  // of what has been swapped out, each sequence counted for itself
   for (auto& [id, record] : records_) {
-    const bool running = scheduler_.sequence(id).status == SequenceStatus::kRunning;
-    if (record.running && !running) {
-      ++counts_.preemptions;
-      counts_.preempted_unknown += record.num_unknown > 0 ? 1 : 0;
-    }
+    const Sequence& sequence = scheduler_.sequence(id);
+    if (sequence.status == SequenceStatus::kRunning) continue;
+    const int64_t is_unknown = record.num_unknown > 0 ? 1 : 0;
     // One that starts (again) now is told apart in expect() by being marked as not running.
-    if (!running) record.running = false;
+    if (!std::exchange(record.running, false)) continue;
+    ++counts_.preemptions;
+    if (sequence.status == SequenceStatus::kSwapped) {
+      record.swapped = true;
+      ++counts_.swapped_out;
+      counts_.swapped_unknown += is_unknown;
+      num_blocks += sequence.blocks.size();
+    } else {
+      counts_.preempted_unknown += is_unknown;
+      const auto group = running_before.find(sequence.group);
+      const bool has_others = group != running_before.end() && group->second > 1;
+      counts_.swap_full += config_.num_swap_blocks > 0 && has_others ? 1 : 0;
+    }
+  }
+  const auto num_copied = static_cast<int64_t>(plan.swap_out.size());
+  counts_.swapped_blocks += num_copied;
+  counts_.swapped_shared += num_blocks - num_copied;
+}
+
+void History::note_returns() {
+  for (auto& [id, record] : records_) {
+    const Sequence& sequence = scheduler_.sequence(id);
+    if (!record.swapped || sequence.status == SequenceStatus::kSwapped) continue;
+    record.swapped = false;
+    ++counts_.swapped_in;
+    record.running = sequence.status == SequenceStatus::kRunning;
+    if (record.running) {
+      counts_.found_cached += sequence.num_registered;
+    } else {
+      ++counts_.preemptions;  // alone, its group is too large
+    }
   }
 }
 
@@ -248,7 +301,8 @@ void History::settle() {
     const bool fork_is_spoiled = flight.spoiled_forks.contains(id) && sequence.prompt_owner != id;
     if (record.poisoned || !(flight.spoiled.contains(id) || fork_is_spoiled)) continue;
     record.poisoned = true;
-    record.num_registered = sequence.num_registered;  // and no more, unless it starts again
+    // What has been settled before may be cached, and no more, unless it starts again.
+    record.num_registered = sequence.num_settled / config_.block_size;
     ++counts_.poisoned;
   }
   // Includes ids that have been removed since.
@@ -320,6 +374,7 @@ void History::remove(SequenceId id) {
   const Sequence& sequence = scheduler_.sequence(id);
   if (step_open_ && sequence.num_planned > 0) ++counts_.removed_in_step;
   if (sequence.num_settled < sequence.num_computed) ++counts_.removed_in_flight;
+  if (sequence.status == SequenceStatus::kSwapped) ++counts_.removed_swapped;
   scheduler_.remove(id);
   records_.erase(id);
   check("remove");
@@ -353,7 +408,9 @@ void History::drain() {
   if (step_open_) launch();
   while (!flights_.empty()) settle();
   require(scheduler_.num_running() == 0 && scheduler_.num_waiting() == 0, "ghosts are left");
+  require(scheduler_.num_swapped() == 0, "ghosts are left in the host's memory");
   require(scheduler_.num_free_blocks() == config_.num_blocks, "blocks are lost");
+  require(scheduler_.num_free_swap_blocks() == config_.num_swap_blocks, "blocks of the host are lost");
 }
 
 void History::check(const std::string& operation) {
@@ -375,9 +432,11 @@ void History::check_contents() {
                 std::equal(record.tokens.begin(), record.tokens.end() - record.num_unknown, sequence.tokens.begin()),
             "other tokens: id=", id);
     require(!record.poisoned || sequence.num_registered <= record.num_registered, "poison is cached: id=", id);
+    const bool is_swapped = sequence.status == SequenceStatus::kSwapped;
+    const auto read = is_swapped ? &FakeMemory::read_swapped : &FakeMemory::read;
     for (int32_t position = 0; position < sequence.num_computed; ++position) {
-      require(memory_.read(sequence.blocks.blocks(), position) == record.values[static_cast<size_t>(position)],
-              "wrong content: id=", id, ", position=", position);
+      require((memory_.*read)(sequence.blocks.blocks(), position) == record.values[static_cast<size_t>(position)],
+              "wrong content: id=", id, ", position=", position, is_swapped ? ", swapped out" : "");
     }
   }
 }

@@ -30,6 +30,14 @@ struct HistoryCounts {
   int64_t preempted_unknown = 0;  ///< sequences whose last token was not known
   int64_t removed_in_flight = 0;  ///< sequences, while a step that they are in was on its way
   int64_t forked_in_flight = 0;
+  int64_t swapped_out = 0;      ///< sequences
+  int64_t swapped_in = 0;       ///< sequences
+  int64_t swapped_blocks = 0;   ///< copied out
+  int64_t swapped_shared = 0;   ///< blocks less to copy, because sequences of the group share them
+  int64_t swapped_unknown = 0;  ///< sequences whose last token was not known
+  int64_t found_cached = 0;     ///< blocks that swapped-in sequences found in the prefix cache
+  int64_t swap_full = 0;        ///< preemptions of several sequences that the host had no room for
+  int64_t removed_swapped = 0;
 
   bool operator==(const HistoryCounts&) const = default;
 };
@@ -63,6 +71,7 @@ class History {
     int32_t forks_left = 0;
     bool use_prefix_cache = true;
     bool running = false;
+    bool swapped = false;
     bool has_run = false;
     bool poisoned = false;
     int32_t num_registered = 0;  ///< most, if it is poisoned
@@ -75,11 +84,15 @@ class History {
 
   void any_operation();
   void add();
+  SequenceId any_swapped();
   std::vector<int32_t> any_prompt();
   int32_t any_final_length(int32_t num_prompt_tokens);
   void plan();
   void expect(const PlannedSequence& planned);
-  void note_preemptions();
+  using GroupSizes = std::map<SequenceId, int32_t>;
+  GroupSizes running_groups() const;
+  void note_preemptions(const StepPlan& plan, const GroupSizes& running_before);
+  void note_returns();
   void launch();
   void sample_ahead();
   void settle();

@@ -9,10 +9,41 @@
 namespace quire {
 namespace {
 
-/// A healthy scheduler with something of everything, which each test damages in one place of the snapshot.
-class Invariants : public SchedulerFixture {
+/// A healthy scheduler, which each test damages in one place of the snapshot.
+class InvariantsFixture : public SchedulerFixture {
  protected:
-  /// Sequences 1 and 2 share two cached blocks and run; 3 waits; two blocks of a removed sequence are idle.
+  /// Plan a step and take the snapshot, with sequences that can be changed.
+  void take_plan() {
+    plan_ = &scheduler().plan();
+    check();
+    const auto own = [this](std::vector<const Sequence*>& list) {
+      for (const Sequence*& sequence : list) sequence = &sequences_.emplace_back(*sequence);
+    };
+    sequences_.reserve(snapshot_.running.size() + snapshot_.waiting.size());
+    own(snapshot_.running);
+    own(snapshot_.waiting);
+  }
+
+  void expect_violation_of(int rule) {
+    const auto found = find_violation(snapshot_);
+    expect_rule(found, rule);
+  }
+
+  void expect_violation_of(int rule, const StepPlan& plan) { expect_rule(find_violation(snapshot_, plan), rule); }
+
+  const StepPlan* plan_ = nullptr;
+  std::vector<Sequence> sequences_;
+
+ private:
+  void expect_rule(const std::optional<std::string>& found, int rule) {
+    ASSERT_TRUE(found.has_value()) << "invariant " << rule << " was broken and nothing was said";
+    EXPECT_TRUE(found->starts_with("invariant " + std::to_string(rule) + ":")) << *found;
+  }
+};
+
+/// Sequences 1 and 2 share two cached blocks and run; 3 waits; two blocks of a removed sequence are idle.
+class Invariants : public InvariantsFixture {
+ protected:
   Invariants() {
     config_.num_blocks = 12;
     config_.max_num_seqs = 3;
@@ -23,36 +54,13 @@ class Invariants : public SchedulerFixture {
     step();
     scheduler().add(2, tokens_from(0, 9), true);
     scheduler().add(3, tokens_from(300, 30), true);
-    plan_ = &scheduler().plan();
-    check();
-    const auto own = [this](std::vector<const Sequence*>& list) {
-      for (const Sequence*& sequence : list) sequence = &sequences_.emplace_back(*sequence);
-    };
-    sequences_.reserve(3);
-    own(snapshot_.running);
-    own(snapshot_.waiting);
+    take_plan();
   }
 
   Sequence& one() { return sequences_[0]; }
   Sequence& two() { return sequences_[1]; }
   Sequence& three() { return sequences_[2]; }
   CachedBlock& cached(int32_t block) { return *std::ranges::find(snapshot_.cached, block, &CachedBlock::block); }
-
-  void expect_violation_of(int rule) {
-    const auto found = find_violation(snapshot_);
-    expect_rule(found, rule);
-  }
-
-  void expect_violation_of(int rule, const StepPlan& plan) { expect_rule(find_violation(snapshot_, plan), rule); }
-
-  const StepPlan* plan_;
-  std::vector<Sequence> sequences_;
-
- private:
-  void expect_rule(const std::optional<std::string>& found, int rule) {
-    ASSERT_TRUE(found.has_value()) << "invariant " << rule << " was broken and nothing was said";
-    EXPECT_TRUE(found->starts_with("invariant " + std::to_string(rule) + ":")) << *found;
-  }
 };
 
 TEST_F(Invariants, hold_for_the_state_that_the_other_tests_damage) {
@@ -314,6 +322,114 @@ TEST_F(Invariants, notice_a_copy_from_a_block_that_is_copied_to) {
   EXPECT_EQ(find_violation(snapshot_, plan), std::nullopt);
   plan.copies.push_back({.from = two().blocks[2], .to = snapshot_.free_blocks[0]});
   expect_violation_of(17, plan);
+}
+
+/// Sequence 1 runs; 2 and its fork 3, which share a block, have just been swapped out; 4 waits.
+class InvariantsOfSwapping : public InvariantsFixture {
+ protected:
+  InvariantsOfSwapping() {
+    config_.num_blocks = 6;
+    config_.num_swap_blocks = 6;
+    config_.max_model_len = 24;
+    add(1, 8);
+    add(2, 6, 2);
+    step();
+    scheduler().fork(2, 3);
+    for (int token = 0; token < 2; ++token) {
+      append_to_all();
+      step();
+    }
+    append_to_all();
+    add(4, 20);
+    take_plan();
+  }
+
+  Sequence& one() { return sequences_[0]; }
+  Sequence& two() { return sequences_[1]; }
+  Sequence& three() { return sequences_[2]; }
+  Sequence& four() { return sequences_[3]; }
+};
+
+TEST_F(InvariantsOfSwapping, hold_for_the_state_that_the_other_tests_damage) {
+  EXPECT_EQ(find_violation(snapshot_), std::nullopt);
+  EXPECT_EQ(find_violation(snapshot_, *plan_), std::nullopt);
+  EXPECT_EQ(snapshot_.num_swapped, 2);
+  EXPECT_EQ(two().blocks[0], three().blocks[0]);
+  EXPECT_EQ(plan_->swap_out.size(), 2u);
+  EXPECT_EQ(four().status, SequenceStatus::kWaiting);
+}
+
+TEST_F(InvariantsOfSwapping, notice_a_reference_to_a_hosts_block_without_owner) {
+  ++snapshot_.swap_references[static_cast<size_t>(two().blocks[0])];
+  expect_violation_of(1);
+}
+
+TEST_F(InvariantsOfSwapping, notice_a_hosts_block_that_does_not_exist) {
+  three().blocks.replace(1, 6);
+  expect_violation_of(1);
+}
+
+TEST_F(InvariantsOfSwapping, notice_a_lost_block_of_the_host) {
+  snapshot_.free_swap_blocks.pop_back();
+  expect_violation_of(2);
+}
+
+TEST_F(InvariantsOfSwapping, notice_a_wrong_count_of_swapped_sequences) {
+  --snapshot_.num_swapped;
+  expect_violation_of(7);
+}
+
+TEST_F(InvariantsOfSwapping, notice_one_that_has_run_behind_one_that_has_not) {
+  three().admitted = false;
+  four().admitted = true;
+  expect_violation_of(8);
+}
+
+TEST_F(InvariantsOfSwapping, notice_a_swapped_sequence_that_is_to_compute) {
+  ++two().num_planned;
+  expect_violation_of(10);
+}
+
+TEST_F(InvariantsOfSwapping, notice_a_swapped_sequence_without_its_blocks) {
+  two().num_computed += 4;
+  expect_violation_of(10);
+}
+
+TEST_F(InvariantsOfSwapping, notice_a_group_of_which_a_part_runs) {
+  one().group = 2;
+  expect_violation_of(20);
+}
+
+TEST_F(InvariantsOfSwapping, notice_a_group_that_is_not_together) {
+  three().group = 7;
+  EXPECT_EQ(find_violation(snapshot_), std::nullopt);
+  Sequence fifth = two();
+  fifth.blocks = {};
+  fifth.num_computed = fifth.num_settled = fifth.num_registered = 0;
+  fifth.arrival = three().arrival + 1;
+  four().arrival = fifth.arrival + 1;
+  snapshot_.waiting.insert(snapshot_.waiting.begin() + 2, &fifth);
+  ++snapshot_.num_known;
+  ++snapshot_.num_swapped;
+  expect_violation_of(20);
+}
+
+TEST_F(InvariantsOfSwapping, notice_a_plan_that_swaps_both_out_and_in) {
+  StepPlan plan = *plan_;
+  plan.swap_in.push_back({.from = 0, .to = one().blocks[0]});
+  expect_violation_of(21, plan);
+}
+
+TEST_F(InvariantsOfSwapping, notice_two_blocks_that_are_swapped_to_one) {
+  StepPlan plan = *plan_;
+  plan.swap_out[1].to = plan.swap_out[0].to;
+  expect_violation_of(21, plan);
+}
+
+TEST_F(InvariantsOfSwapping, notice_a_block_that_is_swapped_out_to_nobody) {
+  StepPlan plan = *plan_;
+  plan.swap_out[0].to = snapshot_.free_swap_blocks[0];
+  expect_violation_of(21, plan);
 }
 
 }  // namespace

@@ -35,6 +35,14 @@ void sum_up(HistoryCounts& sum, const HistoryCounts& counts) {
   sum.preempted_unknown += counts.preempted_unknown;
   sum.removed_in_flight += counts.removed_in_flight;
   sum.forked_in_flight += counts.forked_in_flight;
+  sum.swapped_out += counts.swapped_out;
+  sum.swapped_in += counts.swapped_in;
+  sum.swapped_blocks += counts.swapped_blocks;
+  sum.swapped_shared += counts.swapped_shared;
+  sum.swapped_unknown += counts.swapped_unknown;
+  sum.found_cached += counts.found_cached;
+  sum.swap_full += counts.swap_full;
+  sum.removed_swapped += counts.removed_swapped;
 }
 
 TEST(SchedulerRandom, a_history_is_a_function_of_its_seed) {
@@ -77,6 +85,13 @@ TEST(SchedulerRandom, every_invariant_and_every_kv_slot_holds_after_each_of_a_mi
   EXPECT_GT(sum.preempted_unknown, some);
   EXPECT_GT(sum.removed_in_flight, some);
   EXPECT_GT(sum.forked_in_flight, some);
+  EXPECT_GT(sum.swapped_out, some);
+  EXPECT_GT(sum.swapped_in, some);
+  EXPECT_GT(sum.swapped_shared, some);
+  EXPECT_GT(sum.swapped_unknown, some);
+  EXPECT_GT(sum.found_cached, some);
+  EXPECT_GT(sum.swap_full, some);
+  EXPECT_GT(sum.removed_swapped, some);
 }
 
 }  // namespace

@@ -58,6 +58,8 @@ class SchedulerFixture : public testing::Test {
   std::vector<Share> plan() {
     const StepPlan& plan = scheduler().plan();
     copies_ = plan.copies;
+    swap_out_ = plan.swap_out;
+    swap_in_ = plan.swap_in;
     check();
     EXPECT_EQ(find_violation(snapshot_, plan), std::nullopt);
     std::vector<Share> shares;
@@ -104,7 +106,8 @@ class SchedulerFixture : public testing::Test {
     check();
   }
 
-  bool runs(SequenceId id) { return scheduler().sequence(id).status == SequenceStatus::kRunning; }
+  SequenceStatus status(SequenceId id) { return scheduler().sequence(id).status; }
+  bool runs(SequenceId id) { return status(id) == SequenceStatus::kRunning; }
 
   std::vector<int32_t> blocks_of(SequenceId id) {
     const auto blocks = scheduler().sequence(id).blocks.blocks();
@@ -116,7 +119,7 @@ class SchedulerFixture : public testing::Test {
     ASSERT_EQ(find_violation(snapshot_), std::nullopt);
   }
 
-  std::vector<BlockCopy> copies_;  ///< of the last plan
+  std::vector<BlockCopy> copies_, swap_out_, swap_in_;  ///< of the last plan
   SchedulerSnapshot snapshot_;
 
  private:
