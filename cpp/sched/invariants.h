@@ -39,8 +39,7 @@ void take_snapshot(const Scheduler& scheduler, SchedulerSnapshot& snapshot);
 ///
 /// Blocks
 ///  1. A block has as many references as there are running sequences with it in their table, a block of the host as
-///  there
-///     are swapped ones, and no table names a block twice.
+///     there are swapped ones, and no table names a block twice.
 ///  2. A block without references is either free or, on the device, idle, once; a block with references is neither.
 ///  3. Idle blocks are cached; free ones are not. num_free_blocks counts both kinds.
 /// Prefix cache
@@ -51,9 +50,8 @@ void take_snapshot(const Scheduler& scheduler, SchedulerSnapshot& snapshot);
 ///     other block of its is cached, so that what a step on its way writes is not.
 /// Sequences
 ///  7. Known sequences = running + waiting or swapped; each is in one place only, and its status says so.
-///  8. Both are in order of arrival, and all running ones arrived before all others. Of these, those that have run
-///  before
-///     arrived before those that have not.
+///  8. Both are in order of arrival, and all running ones arrived before all others; of these, those that have run
+///     before arrived before those that have not.
 ///  9. A waiting sequence owns nothing and has nothing computed.
 /// 10. A running sequence has just the blocks for its computed and planned tokens, which are not more than its tokens,
 ///     which are not more than max_model_len. So has a swapped one, of which nothing is planned.
@@ -61,9 +59,7 @@ void take_snapshot(const Scheduler& scheduler, SchedulerSnapshot& snapshot);
 /// 12. Places = sum of what running sequences reserve, and not more than max_num_seqs.
 /// 20. Swapped sequences of a group are neighbours, and no sequence of it runs.
 /// Steps on their way
-/// 18. There are at most two. What is settled grows by each that a running or swapped sequence is in, and reaches what
-/// is
-///     computed.
+/// 18. There are at most two. What is settled grows by each that a sequence is in, and reaches what is computed.
 /// 19. Negative tokens are just the num_unknown last ones, none of them is settled, and there are at most as many as
 ///     steps on their way and the one that has been settled last.
 std::optional<std::string> find_violation(const SchedulerSnapshot& snapshot);
@@ -76,7 +72,8 @@ std::optional<std::string> find_violation(const SchedulerSnapshot& snapshot);
 /// 16. No sequence with something to compute is passed over while a younger one is planned; if something could be
 ///     computed, something is planned.
 /// 17. Copies go to blocks of planned sequences, each block copied to once and none also copied from.
-/// 21. What is swapped out goes to blocks of swapped sequences. No block is swapped to twice, and no step swaps both out
+/// 21. What is swapped out goes to blocks of swapped sequences. No block is swapped to twice, and no step swaps both
+/// out
 ///     and in.
 std::optional<std::string> find_violation(const SchedulerSnapshot& snapshot, const StepPlan& plan);
 
