@@ -60,8 +60,8 @@ async def create_chat_completion(service: Service, body: dict[str, Any], request
     params = sampling_params(request, service.defaults, service.defaults.get("max_tokens") if asked is None else asked)
     messages = read_messages(request.messages)
     text, token_ids = await render(service, request, messages)
-    service.require_room(len(token_ids), "messages")
-    require_room(len(token_ids), asked, service.max_model_len, "messages")
+    count = "max_tokens" if request.max_completion_tokens is None else "max_completion_tokens"
+    require_room(len(token_ids), asked, service.max_model_len, "messages", count)
     if service.chat_template is None:
         params = params.ended_by(*service.llm.tokenizer.chat_ends())
     core_params = translated(params, request)

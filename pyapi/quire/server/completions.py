@@ -84,8 +84,7 @@ async def create_completion(service: Service, body: dict[str, Any], request_id: 
     jobs = await _read_prompts(service, request.prompt, request.add_special_tokens is not False)
     for index, job in enumerate(jobs):
         job.first_choice = index * params.n
-        service.require_room(len(job.token_ids), "prompt")
-        require_room(len(job.token_ids), request.max_tokens, service.max_model_len, "prompt")
+        require_room(len(job.token_ids), request.max_tokens, service.max_model_len, "prompt", "max_tokens")
     ticket.hold(len(jobs), sum(len(job.token_ids) for job in jobs))
     options = request.stream_options
     plan = Plan(

@@ -15,7 +15,7 @@ from quire.server.admission import Ticket
 from quire.server.app import bare_app, fenced, generate
 from quire.server.errors import ApiError, bad_request, from_value_error, shortened
 from quire.server.gate import send_error
-from quire.server.parameters import NAMES
+from quire.server.parameters import NAMES, require_room
 from quire.server.reading import Receive, Scope, Send
 from quire.server.service import Service
 
@@ -50,7 +50,7 @@ async def _create(service: Service, body: dict[str, Any], request_id: str, ticke
     except ValueError as error:
         raise from_value_error(error, NAMES) from None
     token_ids = (await service.encode([prompt], True, "prompt"))[0]
-    service.require_room(len(token_ids), "prompt")
+    require_room(len(token_ids), None, service.max_model_len, "prompt", "max_tokens")
     ticket.hold(1, len(token_ids))
     return _Answer(service, prompt, token_ids, params, stream, ticket)
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from quire import checks
 from quire.sampling import SamplingParams, core_sampling
-from quire.server.errors import ApiError, bad_request, from_value_error
+from quire.server.errors import bad_request, from_value_error
 from quire.server.protocol import ChatRequest, CompletionRequest, GenerationRequest
 
 if TYPE_CHECKING:
@@ -102,19 +102,23 @@ def _logit_bias(value: Any) -> dict[int, float] | None:
     return result
 
 
-def require_room(prompt_tokens: int, max_tokens: int | None, max_model_len: int, param: str) -> None:
-    """Raises: ApiError 400 if a prompt and its completion are longer than the context."""
-    wanted = max_tokens or 0
-    if prompt_tokens < max_model_len and prompt_tokens + wanted <= max_model_len:
+def require_room(prompt_tokens: int, max_tokens: int | None, max_model_len: int, source: str, count: str) -> None:
+    """Raise if there is no prompt, or it and its completion are longer than the context.
+
+    Args:
+        source, count: the fields that the prompt and the number of tokens come from.
+
+    Raises: ApiError 400, in the words that clients of OpenAI's API look for.
+    """
+    if not prompt_tokens:
+        raise bad_request(f"{source} must have at least one token.", source)
+    fits = prompt_tokens < max_model_len
+    wanted = max_tokens or (0 if fits else 1)
+    if fits and prompt_tokens + wanted <= max_model_len:
         return
-    raise too_long(prompt_tokens, wanted, max_model_len, param)
-
-
-def too_long(prompt_tokens: int, max_tokens: int, max_model_len: int, param: str) -> ApiError:
-    """The text that clients of OpenAI's API look for."""
-    return bad_request(
+    raise bad_request(
         f"This model's maximum context length is {max_model_len} tokens. However, you requested "
-        f"{prompt_tokens + max_tokens} tokens ({prompt_tokens} in the {param}, {max_tokens} in the completion). "
-        f"Please reduce the length of the {param} or completion.",
-        param,
+        f"{prompt_tokens + wanted} tokens ({prompt_tokens} in the {source}, {wanted} in the completion). "
+        f"Please reduce the length of the {source} or completion.",
+        count if fits else source,
     )

@@ -102,6 +102,9 @@ WITHOUT_EFFECT = frozenset(
 TEMPLATE_VARIABLES = frozenset(("enable_thinking", "thinking", "reasoning_effort"))
 
 
+MAX_FIELDS = 256
+
+
 class StreamOptions(BaseModel):
     """What a stream tells besides the text."""
 
@@ -200,6 +203,8 @@ def read_request(kind: type[_Request], body: dict[str, Any]) -> _Request:
 
     Raises: ApiError 400 naming the field that is wrong, missing or not offered.
     """
+    if len(body) > MAX_FIELDS:
+        raise bad_request(f"The body must have at most {MAX_FIELDS} fields, got {len(body)}.")
     if issubclass(kind, GenerationRequest):
         _refuse_not_offered(body)
     try:

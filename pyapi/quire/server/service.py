@@ -13,7 +13,6 @@ from quire.async_llm import AsyncLLM
 from quire.server.admission import Admission
 from quire.server.errors import ApiError, bad_request, shortened
 from quire.server.metrics import Metrics
-from quire.server.parameters import too_long
 from quire.server.watchdog import Watchdog
 
 if TYPE_CHECKING:
@@ -153,10 +152,3 @@ class Service:
             if "no chat template" in message:
                 message = "The model has no chat template: start the server with --chat-template, or use completions."
             raise bad_request(message, "messages") from None
-
-    def require_room(self, prompt_tokens: int, param: str) -> None:
-        """Raises: ApiError 400 for a prompt without tokens, or one that leaves no room for an answer."""
-        if not prompt_tokens:
-            raise bad_request(f"{param} must have at least one token.", param)
-        if prompt_tokens >= self.max_model_len:
-            raise too_long(prompt_tokens, 1, self.max_model_len, param)
