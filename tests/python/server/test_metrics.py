@@ -139,7 +139,7 @@ def test_every_metric_but_the_process_s_has_the_label_model_name(metrics: Metric
 
 
 def test_no_sample_comes_twice_even_if_the_prefix_is_quire_s_own(engine: FakeEngine) -> None:
-    for prefix in ("vllm:", "quire:", "_x9:"):
+    for prefix in ("vllm:", "quire:", "_x9:", ""):
         metrics = Metrics("m", prefix, engine)
         metrics.refused("queue_full")
         seen = [(name, *sorted(labels.items())) for name, labels, _ in samples(metrics)]
@@ -148,7 +148,7 @@ def test_no_sample_comes_twice_even_if_the_prefix_is_quire_s_own(engine: FakeEng
         assert "quire:steps_total" in {one[0] for one in seen}
 
 
-@pytest.mark.parametrize("prefix", ["", "9a", "vllm-", "a b", "vllm:\n", "ä"])
+@pytest.mark.parametrize("prefix", ["9a", "vllm-", "a b", "vllm:\n", "ä"])
 def test_a_prefix_that_no_metric_may_have_is_refused_by_name(engine: FakeEngine, prefix: str) -> None:
     with pytest.raises(ValueError, match="metrics_prefix"):
         Metrics("m", prefix, engine)
@@ -271,7 +271,7 @@ def test_refusals_are_counted_by_kind(metrics: Metrics) -> None:
 
 
 def test_counters_only_grow_while_a_real_engine_works(llm: quire.LLM) -> None:
-    metrics = Metrics("tiny", "vllm:", llm._engine.core)
+    metrics = Metrics("tiny", "vllm:", llm.llm_engine.core)
     before: dict[tuple[str, ...], float] = {}
     for round in range(3):
         llm.generate(["abc"] * (round + 1), quire.SamplingParams(max_tokens=8), use_tqdm=False)
