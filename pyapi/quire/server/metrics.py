@@ -58,18 +58,28 @@ def _kv_usage(stats: _core.EngineStats) -> float:
     return 1 - stats.num_free_blocks / stats.num_blocks if stats.num_blocks else 0.0
 
 
+def _swapped(stats: _core.EngineStats) -> float:
+    # An engine without a swap space need not count what is in it.
+    return float(getattr(stats, "num_swapped", 0))
+
+
+def _swap_usage(stats: _core.EngineStats) -> float:
+    blocks = getattr(stats, "num_swap_blocks", 0)
+    return 1 - getattr(stats, "num_free_swap_blocks", blocks) / blocks if blocks else 0.0
+
+
 def _prefill_tokens(stats: _core.EngineStats) -> float:
     return stats.num_prompt_tokens + stats.num_cached_tokens
 
 
-# Names in vLLM 0.4.0 and in today's vLLM; quire never swaps, so what says how much is 0 for good.
+# Names in vLLM 0.4.0 and in today's vLLM.
 _GAUGES: tuple[tuple[str, str, _Read], ...] = (
     ("num_requests_running", "Requests in the running batch.", lambda stats: stats.num_running),
     ("num_requests_waiting", "Requests that wait for their first step.", lambda stats: stats.num_waiting),
-    ("num_requests_swapped", "Requests swapped to the host: always 0, quire recomputes.", lambda stats: 0),
+    ("num_requests_swapped", "Requests swapped out to the host's memory.", _swapped),
     ("kv_cache_usage_perc", "Share of the KV blocks in use, 0 to 1.", _kv_usage),
     ("gpu_cache_usage_perc", "The same as kv_cache_usage_perc, by its older name.", _kv_usage),
-    ("cpu_cache_usage_perc", "Share of the swap space in use: always 0, there is none.", lambda stats: 0),
+    ("cpu_cache_usage_perc", "Share of the host's swap space in use, 0 to 1; 0 if there is none.", _swap_usage),
 )
 _COUNTERS: tuple[tuple[str, str, _Read], ...] = (
     ("prompt_tokens", "Prompt tokens processed: computed, or found in the prefix cache.", _prefill_tokens),
@@ -283,7 +293,7 @@ class Metrics:
         values = {
             "block_size": memory.block_size,
             "num_gpu_blocks": memory.num_blocks,
-            "num_cpu_blocks": 0,
+            "num_cpu_blocks": getattr(memory, "num_swap_blocks", 0),
             "kv_cache_memory_bytes": memory.kv_cache_bytes,
         }
         family = InfoMetricFamily(

@@ -190,6 +190,14 @@ def test_gauges_are_what_the_engine_says_at_the_moment(engine: FakeEngine, metri
     assert read(metrics, "vllm:num_requests_running") == 0
 
 
+def test_the_swap_space_is_told_where_there_is_one(engine: FakeEngine, metrics: Metrics) -> None:
+    engine.numbers |= {"num_swapped": 0, "num_swap_blocks": 0, "num_free_swap_blocks": 0}
+    assert read(metrics, "vllm:num_requests_swapped") == read(metrics, "vllm:cpu_cache_usage_perc") == 0
+    engine.numbers |= {"num_swapped": 2, "num_swap_blocks": 40, "num_free_swap_blocks": 30}
+    assert read(metrics, "vllm:num_requests_swapped") == 2
+    assert read(metrics, "vllm:cpu_cache_usage_perc") == 0.25
+
+
 def test_cached_prompt_tokens_count_as_queried_and_as_hits(engine: FakeEngine, metrics: Metrics) -> None:
     engine.numbers |= {"num_prompt_tokens": 100, "num_cached_tokens": 300}
     assert read(metrics, "vllm:prompt_tokens_total") == 400
