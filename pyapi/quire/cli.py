@@ -95,15 +95,22 @@ def _guess(word: str, known: Sequence[str]) -> str:
     return f", did you mean {close[0]}?" if close else ""
 
 
+# vLLM 0.4.0 wants a word behind it, for which any text counted as yes.
+_SWITCH_WITH_A_WORD = "--enable-chunked-prefill"
+
+
 def _with_dashes(words: Sequence[str]) -> list[str]:
     """--max_tokens is --max-tokens; what follows a lone -- is text."""
-    result = list(words)
+    result: list[str] = []
     for index, word in enumerate(words):
         if word == "--":
-            break
+            return [*result, *words[index:]]
         if word.startswith("--"):
             name, equals, value = word.partition("=")
-            result[index] = name.replace("_", "-") + equals + value
+            word = name.replace("_", "-") + equals + value
+        elif result and result[-1] == _SWITCH_WITH_A_WORD and word.lower() in ("true", "false"):
+            continue
+        result.append(word)
     return result
 
 

@@ -106,12 +106,22 @@ class Client:
         connection, response = self._request("POST", path, {**body, "stream": True})
         return Stream(self.address, connection, response)
 
-    def first_model(self) -> str:
-        """The name of the model that is served, the first of several. Raises: as get()."""
-        listed = self.get("/v1/models")
+    def model(self, name: str | None = None) -> tuple[str, int | None]:
+        """Name and context, in tokens, of a model that is served: of that name, or the first of all.
+
+        The context is None where the server does not tell. Raises: as get().
+        """
         try:
-            return str(listed["data"][0]["id"])
-        except (KeyError, IndexError, TypeError):
+            cards = self.get("/v1/models")["data"]
+            card = cards[0] if name is None else next(one for one in cards if one["id"] == name)
+            context = card.get("max_model_len")
+            return str(card["id"]), context if isinstance(context, int) else None
+        except (KeyError, IndexError, TypeError, AttributeError, StopIteration, ServerError) as error:
+            # What is wrong with the name, or with the server, the request itself will tell.
+            if name is not None:
+                return name, None
+            if isinstance(error, ServerError):
+                raise
             raise ServerError(f"{self.address} lists no model at /v1/models.", 200) from None
 
     def _json(self, method: str, path: str, body: Mapping[str, Any] | None) -> Any:

@@ -77,11 +77,29 @@ def test_help_shows_every_command_with_an_example(run_quire: Run) -> None:
     for words in (["--help"], ["-h"], ["help"]):
         result = run_quire(*words)
         assert result.returncode == 0
-        for command in ("generate", "chat", "info"):
+        for command in ("generate", "chat", "info", "serve", "bench"):
             assert f"quire {command} " in result.stdout
+        for command in ("complete", "run-batch"):
+            assert f"  {command} " in result.stdout
     nothing = run_quire()
     assert nothing.returncode == 2
     assert "usage: quire COMMAND" in nothing.stdout
+
+
+def test_every_command_has_help_with_an_example_and_loads_no_engine() -> None:
+    from quire.cli import COMMANDS
+
+    for name in COMMANDS:
+        code = (
+            "import sys\nfrom quire.cli import main\n"
+            f"try: main([*{name.split(' ')!r}, '--help'])\nexcept SystemExit as end: assert end.code == 0\n"
+            "print([name for name in ('quire._core', 'fastapi', 'huggingface_hub', 'numpy') if name in sys.modules])"
+        )
+        result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+        assert result.stdout.endswith("[]\n"), result.stderr
+        assert f"usage: quire {name} " in result.stdout
+        # An example is the command itself, in a line of its own.
+        assert re.search(rf"^  (echo .* \| )?quire {name}\b", result.stdout, re.MULTILINE), name
 
 
 def test_help_of_a_command_shows_its_flags_with_defaults(run_quire: Run) -> None:

@@ -113,6 +113,19 @@ WORDS = [
     Mistake("chat --model {model} --chat-template {folder}/missing.jinja", "missing.jinja: No such file", 1),
     Mistake("info {folder}/missing", "model='.*missing' is not a folder", 1),
     Mistake("info {model} --model {model}", "argument or with --model, not both"),
+    Mistake("serve {model} --model {model}", "argument or with --model, not both"),
+    Mistake("serve --prot 5", "unknown flag --prot, did you mean --port"),
+    Mistake("serve --port 70000", "port must be in .*70000"),
+    Mistake("serve {folder}/missing --port 0", "model='.*missing' is not a folder", 1),
+    Mistake("serve --port 0 --chat-template {folder}/no.jinja", "no.jinja: No such file", 1),
+    Mistake("serve --port 0 --config {folder}/no.yaml", "no.yaml: No such file", 1),
+    Mistake("serve --port 0 --lora-modules a=b", "lora_modules=.*not offered yet", 1),
+    Mistake("complete a --url ftp://x", "url must be like"),
+    Mistake("complete a --url http://127.0.0.1:9", "127.0.0.1:9 cannot be reached", 1),
+    Mistake("bench speed", "unknown command 'bench speed'.*bench latency"),
+    Mistake("bench latency --batch-size 0", "batch_size must be at least 1, got 0"),
+    Mistake("bench throughput --dataset-name books", "dataset_name must be one of.*'books'"),
+    Mistake("run-batch -i {folder}/no.jsonl -o {folder}/out", "no.jsonl: No such file", 1),
 ]
 
 MODELS = [

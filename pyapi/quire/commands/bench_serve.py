@@ -132,7 +132,8 @@ def run(options: argparse.Namespace) -> int:
         client = Client(flags.url, api_key(flags.api_key))
     except ValueError as error:
         raise UsageError(str(error)) from None
-    model, context = _model_of(client, flags.model)
+    model, context = client.model(flags.model)
+    _try_once(client, flags.endpoint, _body(flags, model, Sample("Hello", 1, 1)))
     try:
         prompts = _prompts(client, data, context, flags.endpoint == CHAT, model)
     except ValueError as error:
@@ -141,18 +142,6 @@ def run(options: argparse.Namespace) -> int:
     _try_once(client, flags.endpoint, bodies[0])
     answers, seconds = _measure(client, flags, bodies, data.seed)
     return _report(flags, data, model, prompts, answers, seconds)
-
-
-def _model_of(client: Client, wanted: str | None) -> tuple[str, int | None]:
-    """The model's name, and its context if the server tells."""
-    if wanted is None:
-        wanted = client.first_model()
-    try:
-        cards = client.get("/v1/models")["data"]
-        context = next(card.get("max_model_len") for card in cards if card.get("id") == wanted)
-    except (ServerError, KeyError, TypeError, AttributeError, StopIteration):
-        return wanted, None
-    return wanted, context if isinstance(context, int) else None
 
 
 def _prompts(client: Client, data: DataFlags, context: int | None, chat: bool, model: str) -> list[Sample]:
@@ -208,7 +197,7 @@ def _body(flags: ServeFlags, model: str, prompt: Sample) -> dict[str, Any]:
 
 
 def _try_once(client: Client, endpoint: str, body: dict[str, Any]) -> None:
-    """A first request, so that what is wrong with all of them is told once, and nothing is cold.
+    """A request before the others, so that what is wrong with all of them is told once, and nothing is cold.
 
     Raises: ServerError, ConnectionError.
     """

@@ -1,9 +1,11 @@
 """Talk with a model that has a chat template. Ctrl-C stops an answer, /help lists what can be typed.
 
-quire chat --model ./model            a model folder, loaded here
-quire chat --model org/name           a model of the Hugging Face hub
-quire chat --url http://host:8000     a server, of any make that speaks OpenAI's API
-echo "Hello" | quire chat ...         answers line by line
+  quire chat --model ./model            a model folder, loaded here
+  quire chat --model org/name           a model of the Hugging Face hub
+  quire chat --url http://host:8000     a server, of any make that speaks OpenAI's API
+  echo "Hello" | quire chat ...         answers line by line
+
+With --url the engine flags make no sense, and sampling parameters that are not given are the server's to choose.
 """
 
 from __future__ import annotations
@@ -57,7 +59,7 @@ def run(options: argparse.Namespace) -> int:
         if options.chat_template is not None:
             raise UsageError("--chat-template is for a model that is loaded here; a server has its own template")
         client = connect(options)
-        Conversation(ServedModel(client, request_body(options, client, {})), options.system).run()
+        Conversation(ServedModel(client, request_body(options, client)), options.system).run()
         return 0
     if options.model_name is not None or options.api_key is not None:
         raise UsageError("--model-name and --api-key are for a server: give its --url too")

@@ -46,7 +46,7 @@ def run(options: argparse.Namespace) -> int:
     console.prepare_output()
     prompt = console.read_prompt(options.prompt, options.file)
     client = connect(options)
-    body = {**request_body(options, client, DEFAULTS), "prompt": prompt}
+    body = {**request_body(options, client, DEFAULTS["max_tokens"]), "prompt": prompt}
     if options.json:
         console.write(json.dumps(client.post("/v1/completions", body), indent=2, ensure_ascii=False) + "\n")
         return 0

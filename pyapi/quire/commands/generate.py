@@ -2,6 +2,11 @@
 
 The prompt is the argument, the content of --file, or what is piped in. Sampling parameters that are not given come
 from the model's generation_config.json where it has any.
+
+  quire generate "Once upon a time"                                    the built-in model
+  quire generate --model ./model --temperature 0 "The capital of"      a model folder, the best token always
+  quire generate --model org/name --max-tokens 50 < prompt.txt         a model of the hub, a prompt that is piped in
+  quire generate --n 3 --seed 7 --json "Once upon a time"              three completions, as JSON
 """
 
 from __future__ import annotations

@@ -1,4 +1,12 @@
-"""Show what a model is and needs, without loading it: family, size, memory plan, and what would run it."""
+"""Show what a model is and needs, without loading it: family, size, memory plan, and what would run it.
+
+  quire info ./model                    a model folder
+  quire info org/name                   a model of the hub, whose weights are not fetched
+  quire info ./model --device cuda:1    the plan for another device
+  quire info --families                 what can be loaded
+
+The engine flags are those of the other commands, and change the plan as they change the engine.
+"""
 
 from __future__ import annotations
 

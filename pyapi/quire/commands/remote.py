@@ -34,18 +34,24 @@ def connect(options: argparse.Namespace) -> Client:
         raise UsageError(str(error)) from None
 
 
-def request_body(options: argparse.Namespace, client: Client, defaults: dict[str, Any]) -> dict[str, Any]:
+def request_body(options: argparse.Namespace, client: Client, max_tokens: int | None = None) -> dict[str, Any]:
     """Model and sampling parameters; those that were not given are the server's to choose.
 
-    Raises: UsageError for a wrong value, which the server is not asked about.
+    Args:
+        max_tokens: where no flag says, or half the context if that is less; None leaves it to the server.
+
+    Raises: UsageError for a wrong value, which the server is not asked about; ServerError; ConnectionError.
     """
     from_flags = given(options, SamplingParams)
     try:
         SamplingParams(**from_flags)
     except ValueError as error:
         raise UsageError(str(error)) from None
-    model = options.model_name if options.model_name is not None else client.first_model()
-    return {"model": model, **defaults, **from_flags}
+    model, context = client.model(options.model_name)
+    body: dict[str, Any] = {"model": model}
+    if max_tokens is not None:
+        body["max_tokens"] = max_tokens if context is None else max(1, min(max_tokens, context // 2))
+    return body | from_flags
 
 
 def refuse_engine_flags(options: argparse.Namespace) -> None:
