@@ -3,7 +3,7 @@
 
     python tests/bench/serve_streams.py                           # the built-in model
     python tests/bench/serve_streams.py --model DIR --streams 64
-    python tests/bench/serve_streams.py --peer http://127.0.0.1:8080   # llama.cpp's server or another, in the same rounds
+    python tests/bench/serve_streams.py --peer http://127.0.0.1:8080   # another server, in the same rounds
 
 Every round measures the library, quire's server and the peer in turn, with the same prompts and lengths; the ratio is
 that of each round. The client is as cheap as one can be made, plain sockets whose bytes nobody looks at before the
