@@ -32,11 +32,13 @@ class LLM:
     """A model ready to generate text, with the constructor and the methods of vLLM's LLM.
 
     Args:
-        model: folder in Hugging Face layout (config.json, weights, tokenizer files). Without it the built-in
-            storyteller runs, a small model that writes little stories.
+        model: folder in Hugging Face layout (config.json, weights, tokenizer files), or the name of a model on the
+            Hugging Face hub, as in "org/name", which is fetched once. Without it the built-in storyteller runs, a
+            small model that writes little stories.
         tokenizer: folder of the tokenizer, if it is not the model's.
         tokenizer_mode: "auto", or "slow" to prefer tokenizer.model (SentencePiece).
         trust_remote_code: accepted, without effect; code from a model folder is never run.
+        revision: branch, tag or commit of a model on the hub.
         dtype: type of weights and KV cache: "auto", "float32" ("float"), "bfloat16", "float16" ("half").
         seed: seed of the requests that bring none.
         gpu_memory_utilization: share of a GPU's memory that may be in use, other programs included; what weights leave
@@ -51,7 +53,8 @@ class LLM:
     The other arguments are checked, and accepted where they can be without effect.
 
     Raises:
-        FileNotFoundError: no such folder, or a file is missing in it.
+        FileNotFoundError: no such folder, no such model on the hub, or a file is missing in it.
+        PermissionError, ConnectionError, OSError: the model cannot be fetched; one line says what to do.
         ValueError: a value or a file is wrong; the message names field and value.
         NotImplementedError: something is not offered, an unknown architecture for instance, or there is no such device.
         MemoryError: weights and KV cache do not fit.

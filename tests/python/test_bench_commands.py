@@ -297,10 +297,7 @@ def test_plots_are_svg_whatever_was_measured() -> None:
               rate_over_time("none", "e", []), Panel("one", "x", "y", [(1, 1)])]  # fmt: skip
     tree = ElementTree.fromstring(draw("<title>", panels))
     assert "a < b & c" in "".join(tree.itertext())
-    assert shares("", "", [3, 1, 2]).points == [
-        (1, 0.0),
-        (1, pytest.approx(100 / 3)),
-        (2, pytest.approx(200 / 3)),
-        (3, 100),
-    ]
+    third = 100 / 3
+    steps = [(1, 0), (1, third), (2, third), (2, 2 * third), (3, 2 * third), (3, 100)]
+    assert shares("", "", [3, 1, 2]).points == [(x, pytest.approx(y)) for x, y in steps]
     assert sum(rate for _, rate in rate_over_time("", "", [0.5, 1.0, 2.0], 4).points) * 0.5 == 3

@@ -17,6 +17,8 @@ import quire
 import standin_hub
 import tiny
 from quire import EngineArgs, hub
+from quire.client import Client
+from running_server import running_server
 from standin_hub import COMMIT, StandInHub
 
 STORYTELLER = Path(quire.__file__).parent / "storyteller"
@@ -142,6 +144,15 @@ def test_llm_takes_a_name(stand_in: StandInHub, tmp_path: Path) -> None:
     variables = {**os.environ, "HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "0", "HF_ENDPOINT": stand_in.url}
     result = subprocess.run([sys.executable, "-c", code], env=variables, capture_output=True, text=True)
     assert result.stdout.strip(), result.stderr
+
+
+def test_a_server_serves_a_name(stand_in: StandInHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "0", "HF_ENDPOINT": stand_in.url}.items():
+        monkeypatch.setenv(name, value)
+    with running_server("org/story") as url:
+        assert Client(url).model() == ("org/story", 1024)
+        answer = Client(url).post("/v1/completions", {"model": "org/story", "prompt": "Once", "max_tokens": 3})
+    assert answer["usage"]["completion_tokens"] == 3
 
 
 def test_a_name_without_an_owner_is_one_too(stand_in: StandInHub, tmp_path: Path) -> None:

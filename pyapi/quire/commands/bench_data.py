@@ -122,8 +122,11 @@ def samples(flags: DataFlags, tokenize: Tokenize, pool: Sequence[int], context: 
 
 
 def token_pool(tokenize: Tokenize) -> list[int]:
-    """Ids of common words."""
-    return sorted(set(tokenize(SAMPLE)))
+    """Ids of common words. Raises: ValueError if there are none."""
+    pool = sorted(set(tokenize(SAMPLE)))
+    if not pool:
+        raise ValueError("the tokenizer makes no tokens of a text.")
+    return pool
 
 
 def _random(flags: DataFlags, generator: random.Random, pool: Sequence[int], lengths: tuple[int, int]) -> list[Sample]:

@@ -29,13 +29,15 @@ class Panel:
 
 
 def shares(title: str, label: str, values: Sequence[float]) -> Panel:
-    """How many percent of the values are at most x."""
+    """How many percent of the values are at most x: a step at each of them."""
     ordered = sorted(values)
-    points = [(value, 100 * (index + 1) / len(ordered)) for index, value in enumerate(ordered)]
-    return Panel(title, label, "% of all, at most", [(ordered[0], 0.0), *points] if ordered else [])
+    points = []
+    for index, value in enumerate(ordered):
+        points += [(value, 100 * index / len(ordered)), (value, 100 * (index + 1) / len(ordered))]
+    return Panel(title, label, "% of all, at most", points)
 
 
-def rate_over_time(title: str, label: str, times: Sequence[float], num_bins: int = 60) -> Panel:
+def rate_over_time(title: str, label: str, times: Sequence[float], num_bins: int = 30) -> Panel:
     """How many events there were per second, from 0 to the last of the times."""
     if not times or max(times) <= 0:
         return Panel(title, "seconds", label, [])
