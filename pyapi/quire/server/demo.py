@@ -46,7 +46,8 @@ async def _create(service: Service, body: dict[str, Any], request_id: str, ticke
         if name not in NAMES:
             raise bad_request(f"{shortened(name)!r} is no field of SamplingParams.", name)
     try:
-        params = SamplingParams(**body)
+        # Prompt and text are shown as one.
+        params = SamplingParams(**{"text_continues_prompt": True, **body})
     except ValueError as error:
         raise from_value_error(error, NAMES) from None
     token_ids = (await service.encode([prompt], True, "prompt"))[0]
