@@ -15,7 +15,7 @@ namespace quire {
 
 /// Raised with every change of this folder's headers; a backend loaded as a shared object must have been built with the
 /// same.
-constexpr int kBackendInterfaceVersion = 2;
+constexpr int kBackendInterfaceVersion = 3;
 
 /// An ordered queue of work on one device. Ops on a stream run one after the other; synchronize() waits for all.
 class Stream {
@@ -77,7 +77,8 @@ class Backend {
   /// Raises: kOutOfMemory with the size and what is free.
   virtual Buffer allocate(size_t bytes, MemoryKind kind) = 0;
 
-  /// Memory of the host that this device copies from and to at full speed: page-locked, where there is such a thing.
+  /// Memory of the host that this device copies from and to at full speed, and that its copy_blocks op reaches:
+  /// page-locked, where there is such a thing.
   /// Raises: kOutOfMemory.
   virtual Buffer allocate_host(size_t bytes) = 0;
 

@@ -41,6 +41,7 @@ void EngineConfig::validate() const {
   require_at_least("max_num_seqs", max_num_seqs, 1);
   require_at_least("max_num_batched_tokens", max_num_batched_tokens, 1);
   require_at_least("kv_cache_memory_bytes", kv_cache_memory_bytes, 1);
+  require_at_least("swap_space_bytes", swap_space_bytes, 0);
   require_at_least("num_blocks_override", num_blocks_override, 1);
   QUIRE_REQUIRE(gpu_memory_utilization > 0.0 && gpu_memory_utilization <= 1.0, ErrorKind::kInvalidArgument,
                 "[config] value out of range: gpu_memory_utilization=", gpu_memory_utilization,

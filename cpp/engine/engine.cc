@@ -116,6 +116,7 @@ std::unique_ptr<Runner> load_runner(OpenModel& model) {
                                                .max_logprobs = model.config.max_logprobs,
                                                .block_size = model.config.block_size,
                                                .num_blocks = model.description.memory.num_blocks,
+                                               .num_swap_blocks = model.description.memory.num_swap_blocks,
                                                .dtype = model.dtype,
                                                .kv_dtype = model.kv_dtype,
                                                .record_graphs = !model.config.enforce_eager});
@@ -125,6 +126,7 @@ SchedulerConfig scheduler_config(const OpenModel& model) {
   std::random_device random;
   return {.block_size = model.config.block_size,
           .num_blocks = model.description.memory.num_blocks,
+          .num_swap_blocks = model.description.memory.num_swap_blocks,
           .max_num_seqs = model.config.max_num_seqs,
           .max_num_batched_tokens = *model.config.max_num_batched_tokens,
           .max_model_len = model.description.memory.max_model_len,

@@ -35,6 +35,7 @@ Loop::Loop(std::unique_ptr<Runner> runner, const SchedulerConfig& scheduler, Req
       context_(std::move(context)),
       queue_(max_queued_requests) {
   counters_.num_blocks = scheduler.num_blocks;
+  counters_.num_swap_blocks = scheduler.num_swap_blocks;
   publish();
 }
 
@@ -60,8 +61,8 @@ void Loop::run() noexcept {
 }
 
 bool Loop::serve(Commands& commands) {
-  const bool idle = scheduler_->num_running() + scheduler_->num_waiting() + runner_->num_in_flight() == 0;
-  queue_.take(commands, idle);
+  const bool busy = scheduler_->has_sequences() || runner_->num_in_flight() > 0;
+  queue_.take(commands, !busy);
   now_ = Engine::now();
   for (Submission& submission : commands.submissions) enter(std::move(submission));
   commands.submissions.clear();
@@ -101,11 +102,12 @@ void Loop::turn() {
 }
 
 bool Loop::launch() {
-  if (scheduler_->num_running() + scheduler_->num_waiting() == 0) return false;
+  if (!scheduler_->has_sequences()) return false;
   const StepPlan& plan = scheduler_->plan();
   if (plan.empty()) {
     QUIRE_CHECK(runner_->num_in_flight() > 0, "running=", scheduler_->num_running(),
-                ", waiting=", scheduler_->num_waiting());
+                ", waiting=", scheduler_->num_waiting(), ", swapped=", scheduler_->num_swapped());
+    runner_->move_blocks(plan);
     return false;
   }
   StepRows& step = steps_[next_step_ % 2];
@@ -264,8 +266,11 @@ void Loop::retire(ActiveRequest& request) {
 void Loop::publish() {
   counters_.num_running = scheduler_->num_running();
   counters_.num_waiting = scheduler_->num_waiting();
+  counters_.num_swapped = scheduler_->num_swapped();
   counters_.num_free_blocks = scheduler_->num_free_blocks();
+  counters_.num_free_swap_blocks = scheduler_->num_free_swap_blocks();
   counters_.num_preemptions = scheduler_->stats().num_preemptions;
+  counters_.num_swap_preemptions = scheduler_->stats().num_swap_preemptions;
   counters_.num_cached_tokens = scheduler_->stats().num_cached_tokens;
   const std::lock_guard lock(stats_mutex_);
   stats_ = counters_;
@@ -311,7 +316,9 @@ void Loop::end_all(FinishReason reason, const std::string& error) {
   owners_.clear();
   counters_.num_running = 0;
   counters_.num_waiting = 0;
+  counters_.num_swapped = 0;
   counters_.num_free_blocks = counters_.num_blocks;
+  counters_.num_free_swap_blocks = counters_.num_swap_blocks;
   {
     const std::lock_guard lock(stats_mutex_);
     stats_ = counters_;

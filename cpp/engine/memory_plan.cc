@@ -121,6 +121,33 @@ int32_t choose_length(const MemoryNeeds& needs, const EngineConfig& config, int6
   return static_cast<int32_t>(held);
 }
 
+constexpr double kMostOfHost = 0.7;
+constexpr double kMuchOfHost = 0.4;
+
+void check_swap_space(const MemoryNeeds& needs, int64_t bytes) {
+  const double share = static_cast<double>(bytes) / static_cast<double>(needs.host_total_bytes);
+  const std::string numbers =
+      detail::join_message("swap_space=", readable(bytes), ", memory of the host=", readable(needs.host_total_bytes));
+  QUIRE_REQUIRE(share <= kMostOfHost, ErrorKind::kInvalidArgument, "[memory] the swap space is too large: ", numbers,
+                ", expected=at most 70 % of it");
+  QUIRE_REQUIRE(bytes <= needs.host_available_bytes, ErrorKind::kOutOfMemory,
+                "[memory] the swap space does not fit: ", numbers, ", available=", readable(needs.host_available_bytes),
+                ": lower swap_space, or free memory of the host");
+  if (share > kMuchOfHost) {
+    log(LogLevel::kWarning, detail::join_message("[memory] the swap space may be too large: ", numbers));
+  }
+}
+
+/// Blocks of the host's memory for what is swapped out.
+int32_t choose_swap_blocks(const MemoryNeeds& needs, const EngineConfig& config, int32_t max_model_len) {
+  if (!needs.own_memory) return 0;
+  const int64_t affordable = config.swap_space_bytes / needs.kv_block_bytes;
+  const int64_t useful = config.max_num_seqs * blocks_for(max_model_len, config.block_size);
+  const int64_t blocks = std::min({affordable, useful, int64_t{std::numeric_limits<int32_t>::max()}});
+  if (blocks > 0) check_swap_space(needs, blocks * needs.kv_block_bytes);
+  return static_cast<int32_t>(blocks);
+}
+
 }  // namespace
 
 MemoryPlan plan_memory(const MemoryNeeds& needs, const EngineConfig& config) {
@@ -137,13 +164,17 @@ MemoryPlan plan_memory(const MemoryNeeds& needs, const EngineConfig& config) {
   const int64_t wanted_length = config.max_model_len.value_or(needs.max_positions);
   const int64_t num_blocks =
       std::min<int64_t>(choose_blocks(needs, config, wanted_length, free_bytes), std::numeric_limits<int32_t>::max());
+  const int32_t max_model_len = choose_length(needs, config, num_blocks);
+  const int32_t num_swap_blocks = choose_swap_blocks(needs, config, max_model_len);
   return {.weight_bytes = needs.weight_bytes,
           .kv_cache_bytes = num_blocks * needs.kv_block_bytes,
           .kv_bytes_per_token = needs.kv_block_bytes / config.block_size,
           .workspace_bytes = needs.workspace_bytes,
+          .swap_space_bytes = num_swap_blocks * needs.kv_block_bytes,
+          .num_swap_blocks = num_swap_blocks,
           .num_blocks = static_cast<int32_t>(num_blocks),
           .block_size = config.block_size,
-          .max_model_len = choose_length(needs, config, num_blocks),
+          .max_model_len = max_model_len,
           .available_bytes = needs.available_bytes,
           .total_bytes = needs.total_bytes};
 }
@@ -152,7 +183,8 @@ std::string describe_plan(const MemoryPlan& plan, const std::string& backend) {
   return detail::join_message("[memory] ", backend, ": weights ", readable(plan.weight_bytes), ", workspace ",
                               readable(plan.workspace_bytes), ", KV cache ", readable(plan.kv_cache_bytes), " = ",
                               int64_t{plan.num_blocks} * plan.block_size, " tokens, max_model_len ", plan.max_model_len,
-                              "; ", readable(plan.available_bytes), " of ", readable(plan.total_bytes), " were free");
+                              plan.swap_space_bytes > 0 ? ", swap space " + readable(plan.swap_space_bytes) : "", "; ",
+                              readable(plan.available_bytes), " of ", readable(plan.total_bytes), " were free");
 }
 
 }  // namespace quire

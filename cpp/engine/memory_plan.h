@@ -16,6 +16,9 @@ struct MemoryNeeds {
   /// What could be had now, and all that the device has.
   int64_t available_bytes = 0;
   int64_t total_bytes = 0;
+  /// The same of the host; asked for where the device has memory of its own.
+  int64_t host_available_bytes = 0;
+  int64_t host_total_bytes = 0;
   /// A GPU's memory, of which an engine takes the share that it is given; not the host's, which all programs share.
   bool own_memory = false;
   /// Longest sequence that the model's config allows.
@@ -32,8 +35,12 @@ struct MemoryNeeds {
 /// max_model_len: the configured one, else the model's. Where the cache does not hold the model's, it is reduced with
 /// one line in the log on the host or with fit_max_model_len, and refused on a GPU.
 ///
-/// Raises: kInvalidArgument for a max_model_len that the model or the cache cannot hold, kOutOfMemory if the weights or
-/// the cache asked for do not fit; both with the numbers and what to change.
+/// Swap space: on a GPU swap_space_bytes of the host's memory, or what all sequences fill, if that is less. More than
+/// 70 % of that memory is refused and more than 40 % is told in the log, as by vLLM 0.4.0.
+///
+/// Raises: kInvalidArgument for a max_model_len that the model or the cache cannot hold and for swap_space_bytes,
+/// kOutOfMemory if the weights, the cache asked for or the swap space do not fit; all with the numbers and what to
+/// change.
 MemoryPlan plan_memory(const MemoryNeeds& needs, const EngineConfig& config);
 
 /// One line for people: where the memory goes.

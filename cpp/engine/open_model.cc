@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "backend/registry.h"
+#include "core/host.h"
 #include "core/log.h"
 #include "engine/memory_plan.h"
 #include "runtime/kv_memory.h"
@@ -93,6 +94,8 @@ OpenModel open_model(const EngineConfig& config) {
                    .kv_block_bytes = kv_bytes_per_block(spec, backend, model.kv_dtype, config.block_size),
                    .available_bytes = backend.available_memory(),
                    .total_bytes = backend.total_memory(),
+                   .host_available_bytes = available_host_memory(),
+                   .host_total_bytes = total_host_memory(),
                    .own_memory = is_gpu,
                    .max_positions = spec.max_positions},
                   config);
@@ -100,6 +103,7 @@ OpenModel open_model(const EngineConfig& config) {
   resolved.dtype = dtype_name(model.dtype);
   resolved.max_model_len = memory.max_model_len;
   resolved.kv_cache_memory_bytes = memory.kv_cache_bytes;
+  resolved.swap_space_bytes = memory.swap_space_bytes;
   resolved.num_threads = backend.num_threads();
   model.description = {.model = info_of(model.folder, stored),
                        .memory = memory,

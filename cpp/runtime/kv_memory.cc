@@ -19,6 +19,11 @@ int64_t block_bytes_of(const Attention& attention, const Backend& backend, DType
   return backend.kv_block_bytes(kv_layer_of(attention, dtype, block_size));
 }
 
+Buffer allocate(Backend& backend, KvPlace place, int64_t bytes) {
+  const auto size = static_cast<size_t>(bytes);
+  return place == KvPlace::kHost ? backend.allocate_host(size) : backend.allocate(size, MemoryKind::kKvCache);
+}
+
 }  // namespace
 
 int64_t kv_bytes_per_block(const ModelSpec& spec, const Backend& backend, DType dtype, int32_t block_size) {
@@ -27,9 +32,9 @@ int64_t kv_bytes_per_block(const ModelSpec& spec, const Backend& backend, DType 
   return bytes;
 }
 
-KvMemory::KvMemory(const ModelSpec& spec, Backend& backend, DType dtype, int32_t block_size, int32_t num_blocks)
-    : memory_(
-          backend.allocate(kv_bytes_per_block(spec, backend, dtype, block_size) * num_blocks, MemoryKind::kKvCache)) {
+KvMemory::KvMemory(const ModelSpec& spec, Backend& backend, KvPlace place, DType dtype, int32_t block_size,
+                   int32_t num_blocks)
+    : memory_(allocate(backend, place, kv_bytes_per_block(spec, backend, dtype, block_size) * num_blocks)) {
   auto* pages = static_cast<std::byte*>(memory_.data());
   layers_.reserve(spec.layers.size());
   for (const Layer& layer : spec.layers) {

@@ -13,11 +13,17 @@ namespace quire {
 /// Bytes of one KV block over all layers of a model.
 int64_t kv_bytes_per_block(const ModelSpec& spec, const Backend& backend, DType dtype, int32_t block_size);
 
+/// Where paged keys and values lie.
+enum class KvPlace {
+  kDevice,  ///< where attention reads them
+  kHost,    ///< where those of swapped-out sequences wait
+};
+
 /// The paged keys and values of all layers, in one piece of memory: the pages of the first layer, then the second's.
 class KvMemory {
  public:
   /// Raises: kOutOfMemory.
-  KvMemory(const ModelSpec& spec, Backend& backend, DType dtype, int32_t block_size, int32_t num_blocks);
+  KvMemory(const ModelSpec& spec, Backend& backend, KvPlace place, DType dtype, int32_t block_size, int32_t num_blocks);
 
   std::span<const KvLayer> layers() const { return layers_; }
 

@@ -53,7 +53,8 @@ Runner::Runner(const ModelSpec& spec, ModelWeights weights, std::unique_ptr<Back
       backend_(std::move(backend)),
       stream_(std::move(stream)),
       weights_(std::move(weights)),
-      kv_(spec_, *backend_, config.kv_dtype, config.block_size, config.num_blocks),
+      kv_(spec_, *backend_, KvPlace::kDevice, config.kv_dtype, config.block_size, config.num_blocks),
+      swapped_kv_(spec_, *backend_, KvPlace::kHost, config.kv_dtype, config.block_size, config.num_swap_blocks),
       rows_per_slice_(rows_per_slice(spec_, *backend_, config)),
       workspace_(backend_->allocate(
           Decoder::workspace_bytes(spec_, *backend_, config.dtype, config.max_num_batched_tokens, rows_per_slice_),
@@ -64,7 +65,12 @@ Runner::Runner(const ModelSpec& spec, ModelWeights weights, std::unique_ptr<Back
       inputs_(*backend_, largest_shape(config), config.block_size, blocks_per_sequence(config), config.max_model_len),
       outputs_(*backend_, largest_shape(config).num_rows, max_candidates(spec_, config)),
       decoder_(spec_, weights_, *backend_, *stream_, config.dtype, config.max_model_len),
-      graphs_(*backend_) {}
+      graphs_(*backend_) {
+  // Enough for every list of copies: nothing may keep a planned move from being made.
+  const auto most_copies = static_cast<size_t>(std::max(config.num_swap_blocks, config.max_num_seqs));
+  copy_from_.reserve(most_copies);
+  copy_to_.reserve(most_copies);
+}
 
 Runner::~Runner() {
   try {
@@ -98,7 +104,7 @@ void Runner::launch(const StepPlan& plan, const SampleBatch& samples) {
 }
 
 void Runner::enqueue_step(const StepPlan& plan, const SampleBatch& samples) {
-  copy_blocks(plan.copies);
+  move_blocks(plan);
   const int32_t size = recorded_size(plan, samples);
   const StepShape shape = size > 0
                               ? StepShape{size, size, size}
@@ -135,7 +141,13 @@ void Runner::run_recorded(const StepArgs& args) {
   graphs_.run(args.batch, *stream_, [this, &args] { compute(args, args.batch.num_sequences); });
 }
 
-void Runner::copy_blocks(std::span<const BlockCopy> copies) {
+void Runner::move_blocks(const StepPlan& plan) {
+  copy_blocks(plan.swap_out, kv_, swapped_kv_);
+  copy_blocks(plan.swap_in, swapped_kv_, kv_);
+  copy_blocks(plan.copies, kv_, kv_);
+}
+
+void Runner::copy_blocks(std::span<const BlockCopy> copies, const KvMemory& from, const KvMemory& to) {
   if (copies.empty()) return;
   copy_from_.clear();
   copy_to_.clear();
@@ -143,7 +155,8 @@ void Runner::copy_blocks(std::span<const BlockCopy> copies) {
     copy_from_.push_back(copy.from);
     copy_to_.push_back(copy.to);
   }
-  backend_->ops().copy_blocks({.layers = kv_.layers(), .from = copy_from_, .to = copy_to_}, *stream_);
+  backend_->ops().copy_blocks({.layers = from.layers(), .from = copy_from_, .to = copy_to_, .to_layers = to.layers()},
+                              *stream_);
 }
 
 void Runner::compute(const StepArgs& args, int32_t num_rows) {

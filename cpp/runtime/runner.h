@@ -27,6 +27,7 @@ struct RunnerConfig {
   int32_t max_logprobs = 20;  ///< most that a row asks for
   int32_t block_size = 16;
   int32_t num_blocks = 0;
+  int32_t num_swap_blocks = 0;    ///< of the host
   DType dtype = DType::kFloat32;  ///< what the model computes in
   DType kv_dtype = DType::kFloat32;
   /// Record steps of one token per sequence and run them as one, where the backend can.
@@ -59,10 +60,13 @@ class Runner {
   int32_t max_in_flight() const { return backend_->runs_behind() ? 2 : 1; }
   int32_t num_in_flight() const { return outputs_.num_in_flight(); }
 
-  /// Enqueue a step: copies of blocks, all its tokens, logits of the rows of `samples`, and their tokens. Neither
+  /// Enqueue a step: moves of blocks, all its tokens, logits of the rows of `samples`, and their tokens. Neither
   /// argument is needed any more when it returns. If it raises, the step is not on its way, and the device has done
-  /// with what had been enqueued of it.
+  /// with what had been enqueued of it; blocks have been moved nevertheless, unless kInternal or kDevice is raised.
   void launch(const StepPlan& plan, const SampleBatch& samples);
+
+  /// Enqueue the moves of a plan that computes nothing.
+  void move_blocks(const StepPlan& plan);
 
   /// Wait for the oldest step on its way. Its results are valid until the next launch() but one.
   /// If it raises, that step is not on its way any more.
@@ -72,7 +76,7 @@ class Runner {
 
  private:
   void enqueue_step(const StepPlan& plan, const SampleBatch& samples);
-  void copy_blocks(std::span<const BlockCopy> copies);
+  void copy_blocks(std::span<const BlockCopy> copies, const KvMemory& from, const KvMemory& to);
   int32_t recorded_size(const StepPlan& plan, const SampleBatch& samples) const;
   void run_recorded(const StepArgs& args);
   void compute(const StepArgs& args, int32_t num_rows);
@@ -84,6 +88,7 @@ class Runner {
   std::unique_ptr<Stream> stream_;
   ModelWeights weights_;
   KvMemory kv_;
+  KvMemory swapped_kv_;
   int32_t rows_per_slice_;
   Buffer workspace_;
   Buffer logits_;

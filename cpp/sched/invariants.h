@@ -72,9 +72,9 @@ std::optional<std::string> find_violation(const SchedulerSnapshot& snapshot);
 /// 16. No sequence with something to compute is passed over while a younger one is planned; if something could be
 ///     computed, something is planned.
 /// 17. Copies go to blocks of planned sequences, each block copied to once and none also copied from.
-/// 21. What is swapped out goes to blocks of swapped sequences. No block is swapped to twice, and no step swaps both
-/// out
-///     and in.
+/// 21. What is swapped out goes to blocks of swapped sequences. No block is swapped to twice. No step swaps both out
+/// and
+///     in.
 std::optional<std::string> find_violation(const SchedulerSnapshot& snapshot, const StepPlan& plan);
 
 }  // namespace quire

@@ -49,12 +49,14 @@ void copy_blocks(const CopyBlocksArgs& args, Stream& stream) {
   const int64_t num_pairs = static_cast<int64_t>(args.from.size());
   const int64_t count = num_pairs * static_cast<int64_t>(args.layers.size());
   const int64_t block_floats = args.layers[0].block_bytes / static_cast<int64_t>(sizeof(float));
+  const auto to_layers = args.to_layers.empty() ? args.layers : args.to_layers;
   split_items(stream, count, block_floats, [&](int64_t begin, int64_t end) {
     for (int64_t item = begin; item < end; ++item) {
-      const KvLayer& layer = args.layers[static_cast<size_t>(item / num_pairs)];
-      const size_t pair = static_cast<size_t>(item % num_pairs);
-      std::memcpy(kv_page<std::byte>(layer, args.to[pair]), kv_page<std::byte>(layer, args.from[pair]),
-                  static_cast<size_t>(layer.block_bytes));
+      const auto layer = static_cast<size_t>(item / num_pairs);
+      const auto pair = static_cast<size_t>(item % num_pairs);
+      std::memcpy(kv_page<std::byte>(to_layers[layer], args.to[pair]),
+                  kv_page<std::byte>(args.layers[layer], args.from[pair]),
+                  static_cast<size_t>(args.layers[layer].block_bytes));
     }
   });
 }

@@ -16,11 +16,14 @@ struct KvWriteArgs {
 };
 using KvWriteFn = void (*)(const KvWriteArgs&, Stream&);
 
-/// Copy whole blocks within every given layer: copy-on-write of shared blocks.
+/// Copy whole blocks of every given layer: within it (copy-on-write of shared blocks), or to its like in memory of
+/// Backend::allocate_host() or from there (swapping), wherever they lie as fast as one piece would be copied.
 struct CopyBlocksArgs {
   std::span<const KvLayer> layers;
   std::span<const int32_t> from;  ///< block numbers, in host memory
-  std::span<const int32_t> to;
+  std::span<const int32_t> to;    ///< none twice, and none of those that are copied from in the same layers
+  /// Where the blocks go, layer by layer with pages of the same size; empty: to `layers` themselves.
+  std::span<const KvLayer> to_layers = {};
 };
 using CopyBlocksFn = void (*)(const CopyBlocksArgs&, Stream&);
 

@@ -47,6 +47,11 @@ struct EngineConfig {
   double gpu_memory_utilization = 0.9;
   /// Bytes of the KV cache, over gpu_memory_utilization. Unset: see cpp/README.md, "Memory plan".
   std::optional<int64_t> kv_cache_memory_bytes;
+  /// Bytes of the host's memory, page-locked, for keys and values of preempted requests with several sequences (n > 1),
+  /// which are swapped out where there is room and computed again where there is not; 0: always computed again. No more
+  /// is taken than max_num_seqs sequences of max_model_len fill. Without effect on the CPU, whose KV cache lies in the
+  /// host's memory already. Range: >= 0.
+  int64_t swap_space_bytes = int64_t{4} << 30;
   /// Number of KV blocks, over any other setting; for tests of preemption.
   std::optional<int32_t> num_blocks_override;
   /// Reuse KV blocks of equal prompt beginnings between requests.

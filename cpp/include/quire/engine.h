@@ -39,6 +39,9 @@ struct MemoryPlan {
   int64_t kv_cache_bytes = 0;
   int64_t kv_bytes_per_token = 0;
   int64_t workspace_bytes = 0;
+  /// Page-locked memory of the host for what is swapped out, and the blocks that it holds; 0 on the CPU.
+  int64_t swap_space_bytes = 0;
+  int32_t num_swap_blocks = 0;
   int32_t num_blocks = 0;
   int32_t block_size = 0;
   int32_t max_model_len = 0;
@@ -58,14 +61,19 @@ struct ModelDescription {
 
 /// Counters of a running engine. Consistent with each other: taken between two steps.
 struct EngineStats {
+  // Sequences, of which a request has as many as it asks for once its prompt is computed.
   int64_t num_running = 0;
   int64_t num_waiting = 0;
+  int64_t num_swapped = 0;  ///< preempted, their keys and values being in the host's memory
   int64_t num_blocks = 0;
   int64_t num_free_blocks = 0;  ///< cached but unused blocks count as free
+  int64_t num_swap_blocks = 0;  ///< of the host
+  int64_t num_free_swap_blocks = 0;
   int64_t num_steps = 0;
-  int64_t num_preemptions = 0;
-  int64_t num_prompt_tokens = 0;  ///< computed, not found in the cache; again after a preemption
-  int64_t num_cached_tokens = 0;  ///< found in the prefix cache
+  int64_t num_preemptions = 0;       ///< of sequences
+  int64_t num_swap_preemptions = 0;  ///< of them, by swapping out
+  int64_t num_prompt_tokens = 0;     ///< computed, not found in the cache; again after a preemption
+  int64_t num_cached_tokens = 0;     ///< found in the prefix cache
   int64_t num_generated_tokens = 0;
   int64_t num_finished_requests = 0;
 };

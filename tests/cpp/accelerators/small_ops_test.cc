@@ -451,5 +451,52 @@ TEST_F(SmallOpsTest, copy_blocks_copies_in_every_layer_and_nowhere_else) {
   }
 }
 
+TEST_F(SmallOpsTest, copy_blocks_moves_blocks_to_page_locked_memory_and_back) {
+  constexpr int64_t kLayers = 70, kBlockBytes = 20496;
+  constexpr int32_t kBlocks = 12, kHostBlocks = 9;
+  const Buffer device = accelerator()->allocate(kLayers * kBlocks * kBlockBytes, MemoryKind::kKvCache);
+  const Buffer host = accelerator()->allocate_host(kLayers * kHostBlocks * kBlockBytes);
+  std::vector<std::byte> before(device.bytes());
+  std::mt19937 generator(4);
+  for (std::byte& byte : before) byte = static_cast<std::byte>(generator());
+  accelerator()->copy_to_device(device.data(), before.data(), before.size(), *stream_);
+  std::memset(host.data(), 0xee, host.bytes());
+  const auto layers_of = [](const Buffer& memory, int32_t num_blocks) {
+    std::vector<KvLayer> layers;
+    for (int64_t layer = 0; layer < kLayers; ++layer) {
+      layers.push_back({.data = static_cast<std::byte*>(memory.data()) + layer * num_blocks * kBlockBytes,
+                        .num_blocks = num_blocks,
+                        .block_bytes = kBlockBytes});
+    }
+    return layers;
+  };
+  const auto on_device = layers_of(device, kBlocks), on_host = layers_of(host, kHostBlocks);
+  const std::vector<int32_t> here = {11, 0, 4, 5}, there = {2, 8, 3, 0};
+  const auto is_block = [&](const std::vector<KvLayer>& layers, int64_t layer, int32_t block,
+                            const std::byte* expected) {
+    const auto* const stored = static_cast<const std::byte*>(layers[layer].data) + block * kBlockBytes;
+    std::vector<std::byte> read(kBlockBytes);
+    accelerator()->copy_to_host(read.data(), stored, read.size(), *stream_);
+    return std::memcmp(read.data(), expected, read.size()) == 0;
+  };
+  const auto original = [&](int64_t layer, int32_t block) {
+    return before.data() + (layer * kBlocks + block) * kBlockBytes;
+  };
+  ops().copy_blocks({.layers = on_device, .from = here, .to = there, .to_layers = on_host}, *stream_);
+  // To other places than they came from, without the host having waited.
+  const std::vector<int32_t> elsewhere = {1, 2, 3, 7};
+  ops().copy_blocks({.layers = on_host, .from = there, .to = elsewhere, .to_layers = on_device}, *stream_);
+  stream_->synchronize();
+  const std::vector<std::byte> untouched(kBlockBytes, std::byte{0xee});
+  for (const int64_t layer : {int64_t{0}, int64_t{63}, int64_t{64}, kLayers - 1}) {
+    for (size_t i = 0; i < here.size(); ++i) {
+      EXPECT_TRUE(is_block(on_host, layer, there[i], original(layer, here[i]))) << layer << " " << i;
+      EXPECT_TRUE(is_block(on_device, layer, elsewhere[i], original(layer, here[i]))) << layer << " " << i;
+    }
+    EXPECT_TRUE(is_block(on_host, layer, 1, untouched.data()));
+    EXPECT_TRUE(is_block(on_device, layer, 8, original(layer, 8)));
+  }
+}
+
 }  // namespace
 }  // namespace quire

@@ -57,6 +57,7 @@ TEST(EngineConfig, refuses_every_field_beyond_its_limit_by_name_and_value) {
       {"gpu_memory_utilization=nan",
        {.model = "m", .gpu_memory_utilization = std::numeric_limits<double>::quiet_NaN()}},
       {"kv_cache_memory_bytes=0", {.model = "m", .kv_cache_memory_bytes = 0}},
+      {"swap_space_bytes=-1", {.model = "m", .swap_space_bytes = -1}},
       {"num_blocks_override=0", {.model = "m", .num_blocks_override = 0}},
       {"num_threads=-1", {.model = "m", .num_threads = -1}},
       {"max_logprobs=-1", {.model = "m", .max_logprobs = -1}},

@@ -26,6 +26,16 @@ inline std::unique_ptr<Engine> create_engine(const EngineConfig& config) {
   return start_engine(std::move(model));
 }
 
+/// The same with blocks to swap out to, which the host's memory as a device has no use for.
+inline std::unique_ptr<Engine> create_swapping_engine(const EngineConfig& config, int32_t num_swap_blocks) {
+  OpenModel model = open_model(config);
+  model.description.memory.num_swap_blocks = num_swap_blocks;
+  if (std::getenv("QUIRE_TEST_AHEAD") != nullptr) {
+    model.backend = std::make_unique<LateBackend>(std::move(model.backend));
+  }
+  return start_engine(std::move(model));
+}
+
 /// Holds the engine thread in a callback until open(), so that requests submitted meanwhile come to it all at once and
 /// the steps that follow do not depend on time.
 class Gate {

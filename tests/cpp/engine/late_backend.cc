@@ -99,9 +99,12 @@ struct Kept<AttentionArgs> {
 template <>
 struct Kept<CopyBlocksArgs> {
   explicit Kept(const CopyBlocksArgs& given)
-      : layers(given.layers), from(given.from.begin(), given.from.end()), to(given.to.begin(), given.to.end()) {}
-  CopyBlocksArgs get() const { return {.layers = layers, .from = from, .to = to}; }
-  std::span<const KvLayer> layers;
+      : layers(given.layers),
+        to_layers(given.to_layers),
+        from(given.from.begin(), given.from.end()),
+        to(given.to.begin(), given.to.end()) {}
+  CopyBlocksArgs get() const { return {.layers = layers, .from = from, .to = to, .to_layers = to_layers}; }
+  std::span<const KvLayer> layers, to_layers;
   std::vector<int32_t> from, to;
 };
 

@@ -117,11 +117,13 @@ TEST(MemoryPlan, refuses_what_the_machine_cannot_hold) {
   EXPECT_NE(failure(needs, {}, ErrorKind::kOutOfMemory).find("no memory for the KV cache"), std::string::npos);
 }
 
-/// The same on a GPU of 24 GiB of which half a gibibyte is taken.
+/// The same on a GPU of 24 GiB of which half a gibibyte is taken, in a host of 64 GiB.
 MemoryNeeds on_a_gpu() {
   MemoryNeeds needs = seven_billion();
   needs.total_bytes = 24 * kGiB;
   needs.available_bytes = needs.total_bytes - kGiB / 2;
+  needs.host_total_bytes = 64 * kGiB;
+  needs.host_available_bytes = 60 * kGiB;
   needs.own_memory = true;
   return needs;
 }
@@ -186,10 +188,44 @@ TEST(MemoryPlanOfGpu, refuses_what_the_share_cannot_hold_and_says_what_it_is_a_s
   EXPECT_NE(failure(busy, {}, ErrorKind::kOutOfMemory).find("available=0 bytes"), std::string::npos);
 }
 
+TEST(MemoryPlanOfGpu, swap_space_is_what_was_asked_for_and_no_more_than_all_sequences_fill) {
+  const MemoryPlan plan = plan_memory(on_a_gpu(), {});
+  EXPECT_EQ(plan.num_swap_blocks, 512);
+  EXPECT_EQ(plan.swap_space_bytes, 4 * kGiB);
+  const MemoryPlan small = plan_memory(on_a_gpu(), {.max_model_len = 100, .max_num_seqs = 3});
+  EXPECT_EQ(small.num_swap_blocks, 3 * 7);
+  EXPECT_EQ(small.swap_space_bytes, 3 * 7 * 8 * kMiB);
+  EXPECT_EQ(plan_memory(on_a_gpu(), {.swap_space_bytes = 0}).num_swap_blocks, 0);
+  EXPECT_EQ(plan_memory(on_a_gpu(), {.swap_space_bytes = kMiB}).swap_space_bytes, 0) << "less than a block";
+}
+
+TEST(MemoryPlanOfGpu, swap_space_is_held_against_the_hosts_memory) {
+  Log log;
+  EXPECT_EQ(plan_memory(on_a_gpu(), {.swap_space_bytes = 25 * kGiB}).swap_space_bytes, 25 * kGiB);
+  EXPECT_EQ(log.lines, "");
+  EXPECT_EQ(plan_memory(on_a_gpu(), {.swap_space_bytes = 26 * kGiB}).swap_space_bytes, 26 * kGiB);
+  EXPECT_EQ(log.lines,
+            "[memory] the swap space may be too large: swap_space=26.00 GiB, memory of the host=64.00 GiB\n");
+  EXPECT_EQ(failure(on_a_gpu(), {.swap_space_bytes = 45 * kGiB}, ErrorKind::kInvalidArgument),
+            "[memory] the swap space is too large: swap_space=45.00 GiB, memory of the host=64.00 GiB, expected=at "
+            "most 70 % of it");
+  MemoryNeeds busy = on_a_gpu();
+  busy.host_available_bytes = 3 * kGiB;
+  EXPECT_EQ(failure(busy, {}, ErrorKind::kOutOfMemory),
+            "[memory] the swap space does not fit: swap_space=4.00 GiB, memory of the host=64.00 GiB, available=3.00 "
+            "GiB: lower swap_space, or free memory of the host");
+}
+
+TEST(MemoryPlan, has_no_swap_space_where_the_cache_is_in_the_hosts_memory) {
+  EXPECT_EQ(plan_memory(seven_billion(), {}).num_swap_blocks, 0);
+  EXPECT_EQ(plan_memory(seven_billion(), {}).swap_space_bytes, 0);
+}
+
 TEST(MemoryPlan, is_described_in_one_line) {
   EXPECT_EQ(describe_plan(plan_memory(on_a_gpu(), {}), "cuda:0 (A GPU, sm_90)"),
             "[memory] cuda:0 (A GPU, sm_90): weights 14.00 GiB, workspace 100.0 MiB, KV cache 7.00 GiB = 14336 tokens, "
-            "max_model_len 8192; 23.50 GiB of 24.00 GiB were free");
+            "max_model_len 8192, swap space 4.00 GiB; 23.50 GiB of 24.00 GiB were free");
+  EXPECT_EQ(describe_plan(plan_memory(on_a_gpu(), {.swap_space_bytes = 0}), "cuda:0").find("swap"), std::string::npos);
 }
 
 }  // namespace

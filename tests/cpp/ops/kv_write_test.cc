@@ -142,5 +142,37 @@ TEST_P(KvWriteTest, blocks_are_copied_within_every_layer) {
   machine.run(&Ops::copy_blocks, {});
 }
 
+TEST_P(KvWriteTest, blocks_are_copied_to_other_layers_of_the_same_pages) {
+  std::vector<Pages> device, host;
+  std::vector<KvLayer> device_layers, host_layers;
+  for (int layer = 0; layer < 2; ++layer) {
+    Pages& pages = device.emplace_back(machine, DType::kFloat16, 4, 8, 3, 32, 32);
+    for (size_t i = 0; i < pages.bytes.size(); ++i) pages.bytes[i] = static_cast<std::byte>(i * 7 + i / 251 + layer);
+    host.emplace_back(machine, DType::kFloat16, 6, 8, 3, 32, 32);
+  }
+  for (int layer = 0; layer < 2; ++layer) {
+    device_layers.push_back(device[layer].kv);
+    host_layers.push_back(host[layer].kv);
+  }
+  const std::vector<OpVector<std::byte>> before = {device[0].bytes, device[1].bytes};
+  const std::vector<int32_t> here = {3, 0, 1}, there = {0, 5, 3};
+  machine.run(&Ops::copy_blocks, {.layers = device_layers, .from = here, .to = there, .to_layers = host_layers});
+  const auto size = static_cast<size_t>(device_layers[0].block_bytes);
+  for (int layer = 0; layer < 2; ++layer) {
+    EXPECT_EQ(device[layer].bytes, before[layer]);
+    for (size_t pair = 0; pair < here.size(); ++pair) {
+      const auto* const copy = &host[layer].bytes[there[pair] * size];
+      EXPECT_EQ(std::memcmp(copy, &before[layer][here[pair] * size], size), 0) << layer << " " << pair;
+    }
+  }
+  for (Pages& pages : device) std::fill(pages.bytes.begin(), pages.bytes.end(), std::byte{0});
+  machine.run(&Ops::copy_blocks, {.layers = host_layers, .from = there, .to = here, .to_layers = device_layers});
+  for (int layer = 0; layer < 2; ++layer) {
+    for (const int32_t block : here) {
+      EXPECT_EQ(std::memcmp(&device[layer].bytes[block * size], &before[layer][block * size], size), 0);
+    }
+  }
+}
+
 }  // namespace
 }  // namespace quire

@@ -94,6 +94,15 @@ TEST_F(RunnerTest, takes_the_bytes_that_it_says) {
   EXPECT_EQ(backend_->num_allocations, allocations) << "steps take none";
 }
 
+TEST_F(RunnerTest, keeps_what_is_swapped_out_in_the_hosts_memory) {
+  config_.num_swap_blocks = 1000;
+  const int64_t block_bytes = kv_bytes_per_block(spec_, *backend_, config_.kv_dtype, config_.block_size);
+  const int64_t on_device = 16 * block_bytes + Runner::workspace_bytes(spec_, *backend_, config_);
+  runner();
+  EXPECT_EQ(backend_->num_bytes - backend_->num_host_bytes, on_device);
+  EXPECT_GE(backend_->num_host_bytes, 1000 * block_bytes);
+}
+
 TEST_F(RunnerTest, moves_the_inputs_of_a_step_as_one_copy) {
   runner();
   step(8, 2, {1, 2});
