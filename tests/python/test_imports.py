@@ -9,6 +9,9 @@ import quire
 
 EXPORTS = {
     "LLM",
+    "AsyncEngineArgs",
+    "AsyncLLM",
+    "AsyncLLMEngine",
     "CompletionOutput",
     "EngineArgs",
     "Logprob",
@@ -18,7 +21,10 @@ EXPORTS = {
     "__version__",
 }
 
-HEAVY = ["tokenizers", "sentencepiece", "jinja2", "tqdm", "numpy", "torch", "transformers", "huggingface_hub"]
+HEAVY = [
+    *("tokenizers", "sentencepiece", "jinja2", "tqdm", "numpy", "torch", "transformers", "huggingface_hub"),
+    *("fastapi", "pydantic", "starlette", "uvicorn", "prometheus_client"),
+]
 
 
 def loaded_after(code: str) -> list[str]:
@@ -54,7 +60,7 @@ def test_import_loads_nothing_heavy() -> None:
 
 
 def test_import_of_the_classes_loads_no_library() -> None:
-    modules = loaded_after("from quire import LLM, SamplingParams, EngineArgs, RequestOutput")
+    modules = loaded_after("from quire import LLM, AsyncLLM, SamplingParams, EngineArgs, RequestOutput")
     assert not [name for name in HEAVY if name in modules]
 
 
