@@ -29,6 +29,7 @@ void bind_config(nb::module_& module) {
       .def_rw("max_num_batched_tokens", &EngineConfig::max_num_batched_tokens)
       .def_rw("gpu_memory_utilization", &EngineConfig::gpu_memory_utilization)
       .def_rw("kv_cache_memory_bytes", &EngineConfig::kv_cache_memory_bytes)
+      .def_rw("swap_space_bytes", &EngineConfig::swap_space_bytes)
       .def_rw("num_blocks_override", &EngineConfig::num_blocks_override)
       .def_rw("enable_prefix_caching", &EngineConfig::enable_prefix_caching)
       .def_rw("enforce_eager", &EngineConfig::enforce_eager)
