@@ -162,6 +162,8 @@ def _card(name: str, service: Service) -> dict[str, Any]:
         "root": service.names[0],
         "parent": None,
         "max_model_len": service.max_model_len,
+        # An addition: the page begins with a chat or with a story, as the model can.
+        "has_chat_template": service.chat_template is not None or service.llm.tokenizer.chat_template is not None,
         "permission": [permission],
     }
 

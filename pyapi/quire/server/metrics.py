@@ -58,14 +58,8 @@ def _kv_usage(stats: _core.EngineStats) -> float:
     return 1 - stats.num_free_blocks / stats.num_blocks if stats.num_blocks else 0.0
 
 
-def _swapped(stats: _core.EngineStats) -> float:
-    # An engine without a swap space need not count what is in it.
-    return float(getattr(stats, "num_swapped", 0))
-
-
 def _swap_usage(stats: _core.EngineStats) -> float:
-    blocks = getattr(stats, "num_swap_blocks", 0)
-    return 1 - getattr(stats, "num_free_swap_blocks", blocks) / blocks if blocks else 0.0
+    return 1 - stats.num_free_swap_blocks / stats.num_swap_blocks if stats.num_swap_blocks else 0.0
 
 
 def _prefill_tokens(stats: _core.EngineStats) -> float:
@@ -76,7 +70,7 @@ def _prefill_tokens(stats: _core.EngineStats) -> float:
 _GAUGES: tuple[tuple[str, str, _Read], ...] = (
     ("num_requests_running", "Requests in the running batch.", lambda stats: stats.num_running),
     ("num_requests_waiting", "Requests that wait for their first step.", lambda stats: stats.num_waiting),
-    ("num_requests_swapped", "Requests swapped out to the host's memory.", _swapped),
+    ("num_requests_swapped", "Requests swapped out to the host's memory.", lambda stats: stats.num_swapped),
     ("kv_cache_usage_perc", "Share of the KV blocks in use, 0 to 1.", _kv_usage),
     ("gpu_cache_usage_perc", "The same as kv_cache_usage_perc, by its older name.", _kv_usage),
     ("cpu_cache_usage_perc", "Share of the host's swap space in use, 0 to 1; 0 if there is none.", _swap_usage),
@@ -252,14 +246,15 @@ class Metrics:
         """One line of what happens since the call before; empty from the second idle one on, as vLLM is silent then."""
         stats = self._engine.stats()
         prompt, generated = self._logged.read(stats, time.monotonic())
-        idle = not (prompt or generated or stats.num_running or stats.num_waiting)
+        idle = not (prompt or generated or stats.num_running or stats.num_waiting or stats.num_swapped)
         silent, self._was_idle = idle and self._was_idle, idle
         if silent:
             return ""
         hit_rate = stats.num_cached_tokens / (_prefill_tokens(stats) or 1)
+        swapped = f"Swapped: {stats.num_swapped} reqs, " if stats.num_swap_blocks else ""
         return (
             f"Avg prompt throughput: {prompt:.1f} tokens/s, Avg generation throughput: {generated:.1f} tokens/s, "
-            f"Running: {stats.num_running} reqs, Waiting: {stats.num_waiting} reqs, "
+            f"Running: {stats.num_running} reqs, {swapped}Waiting: {stats.num_waiting} reqs, "
             f"KV cache usage: {100 * _kv_usage(stats):.1f}%, Prefix cache hit rate: {100 * hit_rate:.1f}%"
         )
 
@@ -293,7 +288,7 @@ class Metrics:
         values = {
             "block_size": memory.block_size,
             "num_gpu_blocks": memory.num_blocks,
-            "num_cpu_blocks": getattr(memory, "num_swap_blocks", 0),
+            "num_cpu_blocks": memory.num_swap_blocks,
             "kv_cache_memory_bytes": memory.kv_cache_bytes,
         }
         family = InfoMetricFamily(

@@ -76,7 +76,9 @@ class FakeEngine:
     """Numbers that a test sets."""
 
     def __init__(self) -> None:
-        memory = SimpleNamespace(block_size=16, num_blocks=64, kv_cache_bytes=1 << 20, max_model_len=512)
+        memory = SimpleNamespace(
+            block_size=16, num_blocks=64, num_swap_blocks=8, kv_cache_bytes=1 << 20, max_model_len=512
+        )
         self.description: Any = SimpleNamespace(memory=memory)
         self.numbers = {name: 0 for name in dir(_core.EngineStats) if name.startswith("num_")}
         self.numbers |= {"num_blocks": 64, "num_free_blocks": 64}
@@ -310,6 +312,11 @@ def test_the_log_line_says_what_vllm_s_says(
         "Avg prompt throughput: 20.0 tokens/s, Avg generation throughput: 123.4 tokens/s, "
         "Running: 2 reqs, Waiting: 1 reqs, KV cache usage: 25.0%, Prefix cache hit rate: 75.0%"
     )
+
+
+def test_the_log_line_tells_swapped_requests_where_there_is_a_swap_space(engine: FakeEngine, metrics: Metrics) -> None:
+    engine.numbers |= {"num_running": 2, "num_swapped": 1, "num_swap_blocks": 8, "num_free_swap_blocks": 4}
+    assert "Running: 2 reqs, Swapped: 1 reqs, Waiting: 0 reqs" in metrics.log_line()
 
 
 def test_an_idle_server_says_so_once(engine: FakeEngine, metrics: Metrics) -> None:
