@@ -11,7 +11,7 @@ import pytest
 
 import quire
 from quire import AsyncEngineArgs, AsyncLLM, AsyncLLMEngine, RequestOutput, SamplingParams
-from quire.async_streams import AsyncEngineDeadError
+from quire.async_streams import LONGEST_PAUSE_SECONDS, AsyncEngineDeadError, EngineStreams
 
 PROMPT = "the thing"
 # On the storyteller: the tiny model would be through with anything before Python looks again.
@@ -277,6 +277,38 @@ def test_one_loop_after_another_but_not_two_at_a_time(storyteller: AsyncLLM) -> 
         await outputs.aclose()
 
     asyncio.run(two())
+
+
+def test_turns_that_take_long_are_fewer(storyteller: AsyncLLM) -> None:
+    turns = 0
+    streams = EngineStreams(storyteller.core, max_share=0.1)
+    distribute = streams._distribute
+
+    def counted() -> None:
+        nonlocal turns
+        turns += 1
+        distribute()
+
+    async def one() -> int:
+        num_tokens = 0
+        async for output in storyteller.generate(PROMPT, greedy(100), output_kind="delta"):
+            num_tokens += len(output.outputs[0].token_ids)
+            end = time.thread_time() + 0.001
+            while time.thread_time() < end:
+                pass
+        return num_tokens
+
+    async def run() -> list[int]:
+        return await asyncio.gather(*(one() for _ in range(8)))
+
+    streams._distribute = counted  # type: ignore[method-assign]
+    before, storyteller.streams = storyteller.streams, streams
+    start = time.monotonic()
+    try:
+        assert asyncio.run(run()) == [100] * 8
+    finally:
+        storyteller.streams = before
+    assert turns <= 3 + (time.monotonic() - start) / LONGEST_PAUSE_SECONDS
 
 
 def test_lone_requests_do_not_keep_the_loop_busy(async_llm: AsyncLLM) -> None:

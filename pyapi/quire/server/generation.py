@@ -147,8 +147,9 @@ class Generation(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         watch = asyncio.create_task(self._watch(receive))
+        patient = self._service.readers.sender(send)
         try:
-            await (self._stream(send) if self._plan.stream else self._whole(send))
+            await (self._stream(patient) if self._plan.stream else self._whole(patient))
         finally:
             watch.cancel()
             self._submission.cancel()

@@ -113,6 +113,7 @@ def _uvicorn_config(arguments: ServerArgs, app: Any) -> uvicorn.Config:
         h11_max_incomplete_event_size=arguments.max_header_bytes,
         root_path=arguments.root_path or "",
         server_header=False,
+        proxy_headers=False,  # nothing here depends on who asks
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=FLUSH_SECONDS,
         ssl_keyfile=arguments.ssl_keyfile,

@@ -10,9 +10,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from quire.async_llm import AsyncLLM
+from quire.async_streams import EngineStreams
 from quire.server.admission import Admission
 from quire.server.errors import ApiError, bad_request, shortened
 from quire.server.metrics import Metrics
+from quire.server.slow_readers import SlowReaders
 from quire.server.watchdog import Watchdog
 
 if TYPE_CHECKING:
@@ -24,6 +26,9 @@ QUEUED_KV_CACHES = 16
 """How many times what the KV cache holds may wait or run, in tokens of prompts, where no flag says."""
 
 LOG_SECONDS = 5.0
+
+STREAMING_SHARE = 0.1
+"""Of a core, what streams may take where the engine computes on the same ones."""
 
 # Texts of so many characters in all are encoded at once; more are left to another thread.
 _LONGEST_INLINE_TEXTS = 4096
@@ -39,6 +44,8 @@ class Service:
         self.start_time = time.time()
         self.arguments = arguments
         self.llm = llm
+        if llm.core.config.device.startswith("cpu"):
+            llm.streams = EngineStreams(llm.core, STREAMING_SHARE)
         self.chat_template = chat_template
         self.names = arguments.model_names
         memory = llm.core.description.memory
@@ -51,6 +58,7 @@ class Service:
         self.watchdog = Watchdog(
             lambda: llm.core.stats().num_steps, lambda: len(llm.streams) > 0, arguments.step_watchdog
         )
+        self.readers = SlowReaders(arguments.request_timeout)
         self.defaults = llm.default_sampling()
         vocabulary = llm.tokenizer.get_vocab()
         self._longest_token = max(_LEAST_LONGEST_TOKEN, max(map(len, vocabulary), default=0))
@@ -75,13 +83,15 @@ class Service:
         return f"The engine has made no step for {self.arguments.step_watchdog:g} seconds (step_watchdog)."
 
     async def watch(self) -> None:
-        """Until cancelled: end requests of an engine that is stuck, and log a line about load now and then."""
-        pause = min(1.0, self.arguments.step_watchdog / 4) or 1.0
+        """Until cancelled, look for an engine that is stuck and clients that do not read, and log the load."""
+        limits = [seconds for seconds in (self.arguments.step_watchdog, self.arguments.request_timeout) if seconds]
+        pause = min(1.0, *(seconds / 4 for seconds in limits)) if limits else 1.0
         last_line = asyncio.get_running_loop().time()
         while True:
             await asyncio.sleep(pause)
             if self.watchdog.is_stuck():
                 self.end_all(ApiError(503, self._stuck()))
+            self.readers.end_slow_ones()
             now = asyncio.get_running_loop().time()
             if not self.arguments.disable_log_stats and now - last_line >= LOG_SECONDS:
                 last_line = now

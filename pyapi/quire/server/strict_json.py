@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any, NoReturn
 
 from quire.server.errors import ApiError, bad_request, shortened
 
 MAX_DEPTH = 64
+MAX_VALUES = 1 << 20
+"""Numbers, texts and containers in one body: to read more would keep everybody waiting for a second."""
+
+# Possessive, because a text may have millions of escapes.
+_TEXT = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
 
 
 class _Duplicate(ValueError):
@@ -33,12 +39,15 @@ _decoder = json.JSONDecoder(object_pairs_hook=_object, parse_constant=_constant)
 def parse_object(body: bytes) -> dict[str, Any]:
     """Read a JSON object.
 
-    Raises: ApiError 400 for what is none, for a key given twice, and for values nested deeper than MAX_DEPTH.
+    Raises: ApiError 400 for what is none, for a key given twice, for values nested deeper than MAX_DEPTH, and for more
+    than MAX_VALUES of them.
     """
     try:
         text = body.decode()
     except UnicodeDecodeError as error:
         raise bad_request(f"The body is not UTF-8: byte {error.start}.") from None
+    if _num_marks(text) > MAX_VALUES and _num_marks(_TEXT.sub("", text)) > MAX_VALUES:
+        raise bad_request(f"The body has more than {MAX_VALUES} values.")
     try:
         value = _decoder.decode(text)
     except _Duplicate as error:
@@ -56,6 +65,10 @@ def parse_object(body: bytes) -> dict[str, Any]:
     if text.count("[") + text.count("{") > MAX_DEPTH:
         _require_depth(value)
     return value
+
+
+def _num_marks(text: str) -> int:
+    return text.count(",") + text.count("[") + text.count("{")
 
 
 def _too_deep() -> ApiError:

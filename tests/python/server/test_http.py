@@ -232,12 +232,30 @@ def test_random_damage_is_survived(strict: ServerProcess) -> None:
     assert strict.resident_bytes() - before < 16 << 20
 
 
-def test_log_has_no_traceback(strict: ServerProcess) -> None:
-    assert "Traceback" not in strict.log.read_text()
-
-
 def test_h11_is_what_runs_without_httptools(tmp_path: Path) -> None:
     from quire.server.connections import protocol_class
 
     names = [base.__name__ for base in protocol_class(1, 1.0).__mro__]
     assert "HttpToolsProtocol" in names or "H11Protocol" in names
+
+
+def test_client_that_does_not_read_loses_its_place(strict: ServerProcess) -> None:
+    # Some megabytes of log-probabilities, more than the kernel keeps for a connection.
+    body = {"model": "storyteller", "prompt": [5] * 900, "max_tokens": 1, "echo": True, "logprobs": 20, "n": 16}
+    data = json.dumps({**body, "stream": True}).encode()
+    with socket.socket() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        connection.connect(("127.0.0.1", strict.port))
+        connection.sendall(POST + b"Content-Length: %d\r\n\r\n" % len(data) + data)
+        before, start = strict.log.read_text().count(": cmpl-"), time.monotonic()
+        deadline = time.monotonic() + 30
+        while strict.log.read_text().count(": cmpl-") == before:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        assert time.monotonic() - start > 1, "request_timeout"
+        strict.wait_until_idle()
+    assert alive(strict)
+
+
+def test_log_has_no_traceback(strict: ServerProcess) -> None:
+    assert "Traceback" not in strict.log.read_text()

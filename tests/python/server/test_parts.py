@@ -12,7 +12,7 @@ from quire.server.errors import ApiError, from_value_error
 from quire.server.events import Events, json_text
 from quire.server.logprobs import ChatLogprobs, LegacyLogprobs
 from quire.server.reading import ClientGone, read_body
-from quire.server.strict_json import MAX_DEPTH, parse_object
+from quire.server.strict_json import MAX_DEPTH, MAX_VALUES, parse_object
 from quire.server.watchdog import Watchdog
 
 
@@ -115,6 +115,15 @@ class TestJson:
 
     def test_brackets_in_texts_are_not_depth(self) -> None:
         assert parse_object(b'{"x": "' + b"[{" * 1000 + b'"}')["x"] == "[{" * 1000
+
+    @pytest.mark.parametrize("item", ["1", "[]", '"x"', "{}"])
+    def test_number_of_values_is_bounded(self, item: str) -> None:
+        body = f'{{"x": [{",".join([item] * MAX_VALUES)}]}}'.encode()
+        assert "values" in refusal(parse_object, body).message
+
+    def test_texts_may_have_any_number_of_marks(self) -> None:
+        text = '[{,"' * MAX_VALUES
+        assert parse_object(json.dumps({"x": text}).encode())["x"] == text
 
     def test_key_twice_is_named(self) -> None:
         error = refusal(parse_object, b'{"a": {"n": 1, "m": 2, "n": 3}}')
