@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from chromium import Browser, Tab, chromium, program, wait_for
+from server_process import ServerProcess, running_server
 from stand_in import ANSWER, STORY, StandIn, serving
 
 from quire.server.page import page
@@ -489,3 +490,60 @@ def test_pictures_of_it_can_be_taken(
     picture = Path(os.environ.get("QUIRE_SCREENSHOTS", tmp_path)) / f"page-{name}.png"
     tab.screenshot(picture)
     assert picture.read_bytes().startswith(b"\x89PNG") and picture.stat().st_size > 20_000
+
+
+# With the server itself.
+
+
+@pytest.fixture(scope="module")
+def storyteller(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    """The built-in model, which has no chat format; with a key."""
+    folder = tmp_path_factory.mktemp("storyteller")
+    with running_server(folder, "--kv-cache-memory-bytes", "32M", "--api-key", "sesame") as running:
+        yield running
+
+
+@pytest.fixture
+def real_page(browser: Browser, storyteller: ServerProcess) -> Iterator[Tab]:
+    """The page as a user sees it whose browser has asked for the key."""
+    tab = browser.tab(*DESKTOP)
+    tab.open(storyteller.url.replace("//", "//anybody:sesame@") + "/")
+    tab.until("document.getElementById('model').value === 'storyteller'")
+    yield tab
+    assert tab.console_errors() == []
+    tab.close()
+
+
+def test_the_built_in_model_writes_a_story(real_page: Tab) -> None:
+    real_page.until("document.body.dataset.mode === 'story'")
+    for _ in range(3):
+        say(real_page, "Once upon a time")
+        real_page.until("!running")
+    story = real_page.value("storyText()")
+    assert story.startswith("Once upon a time ") and len(story) > 100
+    assert re.fullmatch(
+        r"[\d,]+ tokens · [\d,.]+ tokens/s · first after \d+ ms( · cut at max tokens)?", facts(real_page)
+    )
+    real_page.until("document.getElementById('rate').textContent !== '–'")
+
+
+def test_the_server_s_own_requests_end_with_stop(real_page: Tab) -> None:
+    for _ in range(20):  # some stories are over too soon
+        say(real_page, "Once upon a time")
+        real_page.until("storyText().length > 40 || !running")
+        real_page.press("Escape", 27)
+        real_page.until("!running")
+        if facts(real_page).endswith("stopped"):
+            break
+        real_page.click("#fresh")
+    assert facts(real_page).endswith("stopped")
+    real_page.until("document.getElementById('running').textContent === '0'")
+    real_page.until("document.getElementById('blocks').textContent === '0 of 512'")
+
+
+def test_the_real_server_sends_the_page_as_it_wants_to_be_sent(storyteller: ServerProcess) -> None:
+    key = {"Authorization": "Bearer sesame"}
+    status, headers, body = storyteller.request("GET", "/", headers=key)
+    assert (status, body) == (200, page()[0])
+    assert {name: headers[name.lower()] for name in page()[1]} == page()[1]
+    assert storyteller.request("GET", "/")[0] == 401
