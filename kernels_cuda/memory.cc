@@ -1,8 +1,11 @@
 #include "kernels_cuda/memory.h"
 
+#include <sys/mman.h>
+
 #include <algorithm>
 #include <cstring>
 
+#include "core/host.h"
 #include "kernels_cuda/common/device.h"
 
 namespace quire::cuda {
@@ -16,8 +19,54 @@ constexpr size_t kStageBytes = 8 << 20;
 constexpr int kUploadThreads = 4;  ///< one thread moves about 7 GB/s, a bus of today 50
 constexpr int64_t kLeastPerThread = 1 << 20;
 
+constexpr size_t kManyPages = 64 << 20;  ///< from here on page-locked memory is made of huge pages
+constexpr size_t kHugePage = 2 << 20;
+constexpr int64_t kPage = 4096;
+constexpr int kTouchThreads = 8;
+
 constexpr size_t round_up(size_t bytes, size_t multiple) {
   return (bytes + multiple - 1) / multiple * multiple;
+}
+
+[[noreturn]] void throw_no_page_locked(size_t bytes) {
+  throw Error(ErrorKind::kOutOfMemory,
+              detail::join_message("[cuda] the system gives no more page-locked memory: wanted=", bytes >> 20,
+                                   " MiB; free memory of the host or raise its limit (ulimit -l)"));
+}
+
+/// Whether the device sees memory that is locked later at the address that the host has for it.
+bool sees_registered_memory() {
+  int device = 0, sees = 0;
+  check(cudaGetDevice(&device), "asking for the device");
+  check(cudaDeviceGetAttribute(&sees, cudaDevAttrCanUseHostPointerForRegisteredMem, device), "asking for the device");
+  return sees != 0;
+}
+
+/// Memory in huge pages, each touched by one of several threads and then locked. The driver's own allocation takes
+/// small pages one by one, eight times as long: 1.6 s for 4 GiB.
+Buffer lock_huge_pages(size_t bytes) {
+  const size_t mapped_bytes = round_up(bytes, kHugePage) + kHugePage;
+  void* const mapped = mmap(nullptr, mapped_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (mapped == MAP_FAILED) throw_no_page_locked(bytes);
+  Buffer memory(reinterpret_cast<void*>(round_up(reinterpret_cast<size_t>(mapped), kHugePage)), bytes,
+                [mapped, mapped_bytes](void*, size_t) { munmap(mapped, mapped_bytes); });
+  static_cast<void>(madvise(memory.data(), round_up(bytes, kHugePage), MADV_HUGEPAGE));  // advice: it may do without
+  auto* const pages = static_cast<volatile std::byte*>(memory.data());
+  ThreadPool threads(std::min(kTouchThreads, physical_core_count()));
+  threads.parallel_for(static_cast<int64_t>(bytes), static_cast<int64_t>(kHugePage),
+                       [&](int64_t begin, int64_t end, int) {
+                         for (int64_t byte = begin; byte < end; byte += kPage) pages[byte] = std::byte{0};
+                       });
+  const cudaError_t error = cudaHostRegister(memory.data(), bytes, cudaHostRegisterPortable | cudaHostRegisterMapped);
+  if (error == cudaErrorMemoryAllocation) {
+    cudaGetLastError();
+    throw_no_page_locked(bytes);
+  }
+  check(error, "locking memory of the host");
+  void* const data = memory.data();
+  return {data, bytes, [kept = std::make_shared<const Buffer>(std::move(memory))](void* locked, size_t) {
+            if (cudaHostUnregister(locked) != cudaSuccess) cudaGetLastError();
+          }};
 }
 
 }  // namespace
@@ -46,13 +95,12 @@ Buffer allocate_device(size_t bytes, int ordinal) {
 
 Buffer allocate_page_locked(size_t bytes) {
   if (bytes == 0) return {};
+  if (bytes >= kManyPages && sees_registered_memory()) return lock_huge_pages(bytes);
   void* data = nullptr;
   const cudaError_t error = cudaHostAlloc(&data, bytes, cudaHostAllocPortable | cudaHostAllocMapped);
   if (error == cudaErrorMemoryAllocation) {
     cudaGetLastError();
-    throw Error(ErrorKind::kOutOfMemory,
-                detail::join_message("[cuda] the system gives no more page-locked memory: wanted=", bytes >> 20,
-                                     " MiB; free memory of the host or raise its limit (ulimit -l)"));
+    throw_no_page_locked(bytes);
   }
   check(error, "allocating page-locked memory");
   return {data, bytes, [](void* memory, size_t) {

@@ -114,6 +114,24 @@ TEST(AcceleratorBackendTest, enqueued_copies_are_part_of_the_stream) {
   EXPECT_TRUE(counter.is(4.0f));
 }
 
+TEST(AcceleratorBackendTest, ops_reach_page_locked_memory_of_any_size) {
+  QUIRE_NEED_ACCELERATOR();
+  const auto stream = accelerator()->create_stream();
+  for (const size_t bytes : {size_t{4000}, size_t{100} << 20}) {
+    const Buffer source = accelerator()->allocate_host(bytes), sum = accelerator()->allocate_host(bytes);
+    const auto rows = static_cast<int64_t>(bytes / sizeof(float) / 1000);
+    const auto fill = [rows](const Buffer& memory, float value) {
+      return std::fill_n(static_cast<float*>(memory.data()), rows * 1000, value);
+    };
+    fill(source, 2.0f);
+    const float* const end = fill(sum, 1.0f);
+    const auto whole = [rows](const Buffer& memory) { return Tensor(memory.data(), DType::kFloat32, {rows, 1000}); };
+    accelerator()->ops().add({.x = whole(source), .out = whole(sum)}, *stream);
+    stream->synchronize();
+    EXPECT_TRUE(std::all_of(static_cast<const float*>(sum.data()), end, [](float number) { return number == 3.0f; }));
+  }
+}
+
 TEST(AcceleratorBackendTest, memory_of_a_cache_reads_as_zero) {
   QUIRE_NEED_ACCELERATOR();
   const auto stream = accelerator()->create_stream();
