@@ -35,6 +35,13 @@ def _utilization(name: str, value: Any) -> float:
     return float(share)
 
 
+def _gibibytes(name: str, value: Any) -> float:
+    number = float(at_least(0, FLOAT).check(name, value))
+    if number >= 2**33:  # bytes are counted in 63 bits
+        raise ValueError(f"{name} must be a number of GiB below {2**33}, got {value!r}.")
+    return number
+
+
 def _block_size(name: str, value: Any) -> int:
     if INT.check(name, value) not in (8, 16, 32, 64, 128):
         raise ValueError(f"{name} must be one of 8, 16, 32, 64, 128, got {value!r}.")
@@ -77,6 +84,7 @@ PATH = Kind(_path, str, "FOLDER")
 MODEL = Kind(_model, str, "MODEL")
 GENERATION_CONFIG = Kind(_path, str, "{auto,vllm,FOLDER}")
 DTYPE = Kind(_dtype, str, "{auto,half,float16,bfloat16,float,float32}")
+GIBIBYTES = Kind(_gibibytes, float, "GIB", "a number")
 SHARE = Kind(_utilization, float, "X", "a number")
 LENGTH = Kind(_length, _parse_length, "N", "an integer or auto")
 LOAD_FORMAT = one_of("auto", "pt", "safetensors", "npcache", "dummy")
@@ -174,7 +182,11 @@ class EngineArgs:
     block_size: int = described(16, Kind(_block_size, int, "N"), "tokens per KV block: 8, 16, 32, 64 or 128")
     enable_prefix_caching: bool = described(True, BOOL, "reuse the KV cache of equal prompt beginnings")
     use_v2_block_manager: bool = _no_effect(False, BOOL, "there is one block manager")
-    swap_space: float = _no_effect(4, at_least(0, FLOAT), "preempted requests are recomputed")
+    swap_space: float = _of_gpus(
+        4,
+        GIBIBYTES,
+        "GiB of the host's memory, per GPU, for KV blocks of preempted requests with n > 1; 0: recompute them",
+    )
     gpu_memory_utilization: float = _of_gpus(
         0.9, SHARE, "share of a GPU's memory that may be in use, what weights leave of it being KV cache"
     )
@@ -316,6 +328,7 @@ class EngineArgs:
         config.dtype = _DTYPES.get(self.dtype, self.dtype)
         config.fit_max_model_len = self.max_model_len == "auto"
         config.max_model_len = None if isinstance(self.max_model_len, str) else self.max_model_len
+        config.swap_space_bytes = int(self.swap_space * 2**30)
         config.num_blocks_override = self.forced_num_gpu_blocks
         config.logprobs_mode = getattr(_core.LogprobsMode, _LOGPROBS_MODES[self.logprobs_mode])
         for name in _SAME_NAME:

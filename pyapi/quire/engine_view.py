@@ -35,6 +35,9 @@ class CacheConfig:
     block_size: int
     num_gpu_blocks: int
     """Number of KV blocks; the name is vLLM's."""
+    num_cpu_blocks: int
+    """Blocks of the swap space; the name is vLLM's."""
+    swap_space_bytes: int
     enable_prefix_caching: bool
     kv_cache_memory_bytes: int
 
@@ -69,6 +72,8 @@ class EngineView:
         self.cache_config = CacheConfig(
             block_size=memory.block_size,
             num_gpu_blocks=memory.num_blocks,
+            num_cpu_blocks=memory.num_swap_blocks,
+            swap_space_bytes=memory.swap_space_bytes,
             enable_prefix_caching=config.enable_prefix_caching,
             kv_cache_memory_bytes=memory.kv_cache_bytes,
         )
@@ -87,9 +92,9 @@ class EngineView:
         return self.tokenizer
 
     def get_num_unfinished_requests(self) -> int:
-        """Requests that wait or run now."""
+        """Requests that wait, run, or are swapped out now."""
         stats = self.core.stats()
-        return stats.num_running + stats.num_waiting
+        return stats.num_running + stats.num_waiting + stats.num_swapped
 
     def has_unfinished_requests(self) -> bool:
         """Whether any request waits or runs now."""

@@ -109,7 +109,7 @@ def test_help_of_a_command_shows_its_flags_with_defaults(run_quire: Run) -> None
     assert "(default: 1.0)" in shown
     assert "(default: 256)" in shown  # the command's own, not SamplingParams'
     assert "--gpu-memory-utilization X" in shown
-    assert "--swap-space" not in shown  # accepted, but of no interest
+    assert "--max-context-len-to-capture" not in shown  # accepted, but of no interest
 
 
 def test_generate_prints_the_text_and_one_line_about_speed(run_quire: Run, model: list[str], expected: str) -> None:
@@ -265,6 +265,7 @@ def test_info_shows_the_model_without_loading_it(run_quire: Run, tiny_llama: Pat
     for part in ("LlamaForCausalLM", "2 layers", "width 32", "4 heads", "256 tokens", "KV cache", device):
         assert part in result.stdout
     assert ("threads" in result.stdout) == (device == "cpu")
+    assert ("swap space" in result.stdout) == (device == "cuda")
     facts = json.loads(run_quire("info", str(tiny_llama), "--json").stdout)
     assert facts["architecture"] == "LlamaForCausalLM"
     num_parameters = sum(tensor.size for tensor in load_file(tiny_llama / "model.safetensors").values())
@@ -272,6 +273,7 @@ def test_info_shows_the_model_without_loading_it(run_quire: Run, tiny_llama: Pat
     assert facts["weight_bytes"] == 4 * num_parameters
     assert facts["max_model_len"] == 256
     assert 0 < facts["available_bytes"] <= facts["total_bytes"]
+    assert (facts["swap_space_bytes"] > 0) == (facts["num_swap_blocks"] > 0) == (device == "cuda")
     assert facts["kv_bytes_per_token"] >= 2 * 2 * 16 * 4  # more where the backend fills small heads up to whole vectors
 
 

@@ -94,6 +94,7 @@ INVALID: list[tuple[str, Any]] = [
     ("enable_prefix_caching", 1),
     ("swap_space", -1),
     ("swap_space", float("nan")),
+    ("swap_space", 2**33),
     ("gpu_memory_utilization", 0),
     ("gpu_memory_utilization", 1.1),
     ("max_num_batched_tokens", 0),
@@ -127,7 +128,6 @@ NOT_OFFERED: list[tuple[str, Any]] = [
 ]
 
 NO_EFFECT: list[tuple[str, Any]] = [
-    ("swap_space", 8),
     ("max_context_len_to_capture", 100),
     ("worker_use_ray", True),
     ("code_revision", "main"),
@@ -139,6 +139,7 @@ OF_GPUS: list[tuple[str, Any]] = [
     ("gpu_memory_utilization", 0.5),
     ("enforce_eager", True),
     ("deterministic", True),
+    ("swap_space", 8),
 ]
 
 

@@ -81,11 +81,14 @@ def test_arguments_without_effect_are_accepted_and_told_once(
     tiny_llama: Path, caplog: pytest.LogCaptureFixture, device: str
 ) -> None:
     caplog.set_level(logging.INFO, logger="quire")
-    arguments = {"swap_space": 8, "enforce_eager": True, "gpu_memory_utilization": 0.5}
+    arguments = {"swap_space": 1, "enforce_eager": True, "gpu_memory_utilization": 0.5, "worker_use_ray": True}
     with LLM(str(tiny_llama), kv_cache_memory_bytes=1 << 20, **arguments):
         pass
     lines = [record.getMessage() for record in caplog.records if "no effect" in record.getMessage()]
-    ignored = {"cpu": "CPU: swap_space, gpu_memory_utilization, enforce_eager", "cuda": "GPU: swap_space"}
+    ignored = {
+        "cpu": "CPU: worker_use_ray, swap_space, gpu_memory_utilization, enforce_eager",
+        "cuda": "GPU: worker_use_ray",
+    }
     assert lines == [f"these arguments have no effect on the {ignored[device]}"]
 
 

@@ -231,8 +231,8 @@ def test_misspelt_variables_and_those_of_kubernetes_are_told(caplog: pytest.LogC
 
 def test_the_operator_is_told_what_changes_nothing_and_what_is_open() -> None:
     assert notes(parse()) == []
-    assert notes(parse("--swap-space", "8", "--engine-use-ray")) == [
-        "these flags change nothing here: --swap-space, --engine-use-ray"
+    assert notes(parse("--use-v2-block-manager", "--engine-use-ray")) == [
+        "these flags change nothing here: --use-v2-block-manager, --engine-use-ray"
     ]
     for host in ("0.0.0.0", "::", "10.1.2.3"):
         (warning,) = notes(parse("--host", host))
@@ -263,7 +263,7 @@ def test_help_is_in_groups_with_examples(run_quire: Run) -> None:
     ]
     for part in ("curl http://127.0.0.1:8000/v1/completions", "QUIRE_MAX_MODEL_LEN", "(default: 127.0.0.1)", "32M"):
         assert part in result.stdout
-    for hidden in ("--swap-space", "--lora-modules", "--engine-use-ray"):
+    for hidden in ("--use-v2-block-manager", "--lora-modules", "--engine-use-ray"):
         assert hidden not in result.stdout
 
 
@@ -320,9 +320,9 @@ def test_vllms_module_is_the_same_command() -> None:
     wrong = start("--model", "m", "--port", "x", module=module)
     assert (wrong.returncode, wrong.stderr.count("\n")) == (2, 1)
     assert "--port: expected an integer, got 'x'" in wrong.stderr
-    missing = start("--model", "./missing", "--swap-space", "9", "--host", "0.0.0.0", "--port", "0", module=module)
+    missing = start("--model", "./missing", "--use-v2-block-manager", "--host", "0.0.0.0", "--port", "0", module=module)
     told = [line for line in missing.stderr.splitlines() if " INFO " not in line]
     assert missing.returncode == 1
-    assert "these flags change nothing here: --swap-space" in told[0]
+    assert "these flags change nothing here: --use-v2-block-manager" in told[0]
     assert "may use the model" in told[1]
     assert "model='./missing' is not a folder" in told[2]

@@ -91,11 +91,18 @@ def _facts(folder: str, description: _core.ModelDescription) -> dict[str, Any]:
         "num_blocks": memory.num_blocks,
         "block_size": memory.block_size,
         "workspace_bytes": memory.workspace_bytes,
+        "swap_space_bytes": memory.swap_space_bytes,
+        "num_swap_blocks": memory.num_swap_blocks,
         "available_bytes": memory.available_bytes,
         "total_bytes": memory.total_bytes,
         "backend": description.backend,
         "num_threads": description.num_threads,
     }
+
+
+def _swap_space_row(facts: dict[str, Any]) -> list[tuple[str, str]]:
+    blocks, size = facts["num_swap_blocks"], console.size(facts["swap_space_bytes"])
+    return [("swap space", f"{size} of the host's memory: {blocks} blocks")] if blocks else []
 
 
 def _table(facts: dict[str, Any]) -> str:
@@ -124,6 +131,7 @@ def _table(facts: dict[str, Any]) -> str:
             f"{console.size(needed)} needed, {console.size(facts['available_bytes'])} available of "
             f"{console.size(facts['total_bytes'])}",
         ),
+        *_swap_space_row(facts),
         ("runs on", facts["backend"] + (f", {facts['num_threads']} threads" if on_cpu else "")),
     ]
     return "".join(f"{name:<13}{value}\n" for name, value in rows)
