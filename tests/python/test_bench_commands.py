@@ -34,10 +34,9 @@ def model(tiny_llama: Path) -> list[str]:
     return ["--model", str(tiny_llama), "--kv-cache-memory-bytes", "4M"]
 
 
-def is_svg(path: Path, num_lines: int) -> bool:
-    """Whether it is a picture with so many lines."""
-    tree = ElementTree.parse(path)
-    return len(tree.findall(".//{http://www.w3.org/2000/svg}polyline")) == num_lines
+def num_lines(path: Path) -> int:
+    """How many lines the picture shows."""
+    return len(ElementTree.parse(path).findall(".//{http://www.w3.org/2000/svg}polyline"))
 
 
 def test_latency_reports_as_vllm_does(run_quire: Run, model: list[str], tmp_path: Path) -> None:
@@ -63,7 +62,7 @@ def test_latency_reports_as_vllm_does(run_quire: Run, model: list[str], tmp_path
     assert found["percentiles"]["50"] == statistics.median(found["latencies"])
     assert f"Avg latency: {found['avg_latency']} seconds\n" in result.stdout
     assert "99% percentile latency" in result.stdout
-    assert is_svg(plot, 1)
+    assert num_lines(plot) == 1
 
 
 def test_throughput_counts_every_token(run_quire: Run, model: list[str], tmp_path: Path) -> None:
@@ -76,7 +75,7 @@ def test_throughput_counts_every_token(run_quire: Run, model: list[str], tmp_pat
     assert found["tokens_per_second"] == pytest.approx(found["total_num_tokens"] / found["elapsed_time"])
     assert found["requests_per_second"] == pytest.approx(6 / found["elapsed_time"])
     assert "total tokens/s" in result.stdout
-    assert is_svg(plot, 2)
+    assert num_lines(plot) == 2
 
 
 OF_VLLM = {
@@ -110,7 +109,8 @@ def test_serve_reports_as_vllm_does(run_quire: Run, server: str, tmp_path: Path)
         assert 0 <= start <= found["duration"]
     for line in ("Successful requests:", "Mean TTFT (ms):", "P99 TPOT (ms):", "Median ITL (ms):"):
         assert line in result.stdout
-    assert is_svg(tmp_path / "plot.svg", 4)
+    # A busy machine may bring each answer in one piece, and then there is nothing between tokens.
+    assert num_lines(tmp_path / "plot.svg") == (4 if any(found["itls"]) else 3)
 
 
 def test_serve_measures_chat_and_rates(run_quire: Run, server: str, tmp_path: Path) -> None:

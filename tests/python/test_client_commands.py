@@ -1,11 +1,13 @@
 """`quire complete` and `quire chat --url`: against the server itself, and against one that misbehaves."""
 
+import contextlib
 import json
 import re
 import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -119,15 +121,7 @@ def test_chat_goes_on_after_what_a_server_refuses(run_quire: Run, to_server: lis
     assert result.stdout.strip()
 
 
-def test_ctrl_c_ends_the_request_at_the_server(server: str) -> None:
-    words = ["complete", "x", "--url", server, "--api-key", "sesame", "--max-tokens", "200", "--n", "1", "--ignore-eos"]
-    process = subprocess.Popen([sys.executable, "-m", "quire", *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    assert process.stdout is not None
-    process.stdout.read(1)
-    process.send_signal(signal.SIGINT)
-    _, shown = process.communicate(timeout=20)
-    assert process.returncode in (0, 130)  # 0 if it was done before the signal came
-    assert b"Traceback" not in shown
+ENDLESS = b": and so on\n\n"
 
 
 class Scripted(BaseHTTPRequestHandler):
@@ -135,6 +129,7 @@ class Scripted(BaseHTTPRequestHandler):
 
     script = b""
     models = b'{"data": [{"id": "m"}]}'
+    client_gone = threading.Event()
 
     def log_message(self, format: str, *arguments: Any) -> None:
         pass
@@ -147,8 +142,14 @@ class Scripted(BaseHTTPRequestHandler):
         self._send(type(self).script)
 
     def _send(self, data: bytes) -> None:
-        self.wfile.write(data)
         self.close_connection = True
+        self.wfile.write(data)
+        if data.endswith(ENDLESS):
+            with contextlib.suppress(OSError):
+                while True:
+                    self.wfile.write(EVENT)
+                    time.sleep(0.01)
+            type(self).client_gone.set()
 
 
 @pytest.fixture(scope="module")
@@ -164,6 +165,21 @@ def scripted() -> Iterator[str]:
 
 STREAM = b"HTTP/1.1 200 OK\r\n\r\n"
 EVENT = b'data: {"choices": [{"index": 0, "text": "Hi"}]}\n\n'
+
+
+def test_ctrl_c_ends_the_request_at_the_server(scripted: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Scripted, "script", STREAM + ENDLESS)
+    words = ["complete", "x", "--url", scripted]
+    process = subprocess.Popen([sys.executable, "-m", "quire", *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout is not None
+    assert process.stdout.read(2) == b"Hi"
+    process.send_signal(signal.SIGINT)
+    out, shown = process.communicate(timeout=20)
+    assert process.returncode == 130
+    assert out.endswith(b"\n")  # the shell's prompt gets a line of its own
+    assert b"Traceback" not in shown
+    assert Scripted.client_gone.wait(10)
+
 
 MISBEHAVIOUR = [
     (b"", "cannot be reached"),

@@ -105,8 +105,8 @@ def _stream(client: Client, body: dict[str, Any], echo: bool, speed: RemoteSpeed
                 text = "".join(choice.get("text") or "" for choice in event.get("choices") or [])
                 speed.add(event, text)
                 if text:
-                    console.write(text)
                     last = text
+                    console.write(text)
         finally:
             if not last.endswith("\n"):
                 console.write("\n")

@@ -141,8 +141,8 @@ def _stream(llm: LLM, prompt: str, params: SamplingParams, echo: bool, speed: Sp
                 for completion in output.outputs:
                     speed.num_tokens += len(completion.token_ids)
                     if completion.text:
-                        console.write(completion.text)
                         last = completion.text
+                        console.write(completion.text)
                 error = output.error or error
                 speed.metrics = output.metrics
         finally:
