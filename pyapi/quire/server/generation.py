@@ -147,9 +147,9 @@ class Generation(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         watch = asyncio.create_task(self._watch(receive))
-        patient = self._service.readers.sender(send)
         try:
-            await (self._stream(patient) if self._plan.stream else self._whole(patient))
+            # A task of its own: what wakes the current one for each piece goes through twenty callers.
+            await asyncio.create_task(self._answer(send))
         finally:
             watch.cancel()
             self._submission.cancel()
@@ -160,6 +160,10 @@ class Generation(Response):
         while (await receive())["type"] != "http.disconnect":
             pass
         self._submission.cancel()
+
+    async def _answer(self, send: Send) -> None:
+        patient = self._service.readers.sender(send)
+        await (self._stream(patient) if self._plan.stream else self._whole(patient))
 
     async def _whole(self, send: Send) -> None:
         try:
