@@ -76,12 +76,13 @@ def _answer(error: ApiError, headers: Mapping[str, str] | None = None) -> Respon
 
 
 def fenced(app: FastAPI, arguments: ServerArgs) -> Any:
-    """The application behind the operator's middleware, the key and the limits.
-
-    Raises: ValueError for middleware that is none; ImportError.
-    """
+    """The application behind the operator's middleware, the key and the limits. Raises: as find_middleware()."""
     for path in arguments.middleware:
-        _add_middleware(app, path)
+        found = find_middleware(path)
+        if inspect.isclass(found):
+            app.add_middleware(cast(Any, found))
+        else:
+            app.middleware("http")(found)
     gate = Gate(app, arguments.api_key, arguments.root_path or "", arguments.max_header_bytes)
     # Outside, because browsers ask without a key whether they may ask.
     return CORSMiddleware(
@@ -93,15 +94,19 @@ def fenced(app: FastAPI, arguments: ServerArgs) -> Any:
     )
 
 
-def _add_middleware(app: FastAPI, path: str) -> None:
+def find_middleware(path: str) -> Any:
+    """A class of ASGI middleware, or a coroutine function of (request, call_next).
+
+    Raises: ValueError if the import path leads to neither.
+    """
     module, _, name = path.rpartition(".")
-    found: Any = getattr(import_module(module), name, None)
-    if inspect.isclass(found):
-        app.add_middleware(cast(Any, found))
-    elif inspect.iscoroutinefunction(found):
-        app.middleware("http")(found)
-    else:
+    try:
+        found = getattr(import_module(module), name, None)
+    except ImportError as error:
+        raise ValueError(f"middleware={path!r} cannot be imported: {error}.") from None
+    if not (inspect.isclass(found) or inspect.iscoroutinefunction(found)):
         raise ValueError(f"middleware={path!r} must be a class or a coroutine function.")
+    return found
 
 
 def _add_life(app: FastAPI, service: Service) -> None:

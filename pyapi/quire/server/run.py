@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import uvicorn
 
 from quire.async_llm import AsyncLLM
-from quire.server.app import openai_app
+from quire.server.app import find_middleware, openai_app
 from quire.server.connections import protocol_class
 from quire.server.errors import ApiError
 from quire.server.service import Service
@@ -45,6 +45,8 @@ def serve(arguments: ServerArgs, make_app: MakeApp = openai_app) -> int:
     if arguments.engine.skip_tokenizer_init:
         raise NotImplementedError("skip_tokenizer_init=True is not offered by the server, whose answers are texts.")
     _require_files(arguments)
+    for path in arguments.middleware:
+        find_middleware(path)
     # Before the model is read, so that a port in use is told at once.
     listener = bind(arguments.host, arguments.port)
     try:
@@ -110,6 +112,7 @@ def _uvicorn_config(arguments: ServerArgs, app: Any) -> uvicorn.Config:
         access_log=False,
         http=protocol_class(arguments.max_header_bytes, arguments.request_timeout),
         ws="none",
+        lifespan="off",
         h11_max_incomplete_event_size=arguments.max_header_bytes,
         root_path=arguments.root_path or "",
         server_header=False,

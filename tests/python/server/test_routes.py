@@ -1,13 +1,25 @@
-"""The other routes: probes, versions, schema, tokens, CORS, middleware, compatibility, and the demo server."""
+"""The other routes: probes, versions, schema, tokens, CORS, middleware, compatibility, HTTPS, and the demo server."""
 
+import asyncio
 import json
+import os
+import shutil
+import ssl
+import subprocess
+import urllib.request
 from pathlib import Path
 from typing import Any
 
 import pytest
-from server_process import CHAT_TEMPLATE, ServerProcess, running_server
+from server_process import CHAT_TEMPLATE, ServerProcess, events, running_server
 
 import quire
+from quire import AsyncEngineArgs
+from quire.server.app import openai_app
+from quire.server.errors import ApiError
+from quire.server.service import Service
+from quire.server.watchdog import Watchdog
+from quire.server_arguments import ServerArgs
 
 SMALL = ("--kv-cache-memory-bytes", "4M")
 MESSAGES = [{"role": "user", "content": "Hi"}]
@@ -160,8 +172,6 @@ number = 5
 
 
 def test_middleware_of_the_operator(tmp_path: Path, run_quire: Any) -> None:
-    import os
-
     (tmp_path / "my_middleware.py").write_text(MIDDLEWARE)
     path = f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}"
     words = ("--middleware", "my_middleware.Stamp", "--middleware", "my_middleware.count")
@@ -171,8 +181,9 @@ def test_middleware_of_the_operator(tmp_path: Path, run_quire: Any) -> None:
         body = {"model": "storyteller", "prompt": "x", "stream": True, "max_tokens": 3}
         assert b"[DONE]" in server.request("POST", "/v1/completions", body)[2]
     environment = {**os.environ, "PYTHONPATH": path}
-    result = run_quire("serve", "--port", "0", *SMALL, "--middleware", "my_middleware.number", env=environment)
-    assert result.returncode in (1, 2) and "my_middleware.number" in result.stderr
+    for wrong in ("my_middleware.number", "my_middleware.nothing", "no_such_module.Class"):
+        result = run_quire("serve", "--port", "0", *SMALL, "--middleware", wrong, env=environment)
+        assert result.returncode in (1, 2) and wrong in result.stderr and result.stderr.count("\n") == 1
 
 
 def test_vllms_program_serves_the_same(tmp_path: Path) -> None:
@@ -201,3 +212,56 @@ def test_demo_server(tmp_path: Path) -> None:
         status, answer = server.post("/generate", {**body, "use_beam_search": True, "best_of": 2})
         assert status == 400 and "use_beam_search" in answer["error"]["message"]
         assert server.request("GET", "/v1/models")[0] == 404
+
+
+def test_https(tmp_path: Path) -> None:
+    openssl = shutil.which("openssl")
+    if openssl is None:
+        pytest.skip("no openssl to make a certificate with")
+    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
+    words = ["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj", "/CN=localhost"]
+    words += ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(key), "-out", str(certificate)]
+    subprocess.run([openssl, *words], check=True, capture_output=True)
+    flags = ("--ssl-keyfile", str(key), "--ssl-certfile", str(certificate))
+    with running_server(tmp_path, *SMALL, *flags) as server:
+        context = ssl.create_default_context(cafile=str(certificate))
+        body = json.dumps({"model": "storyteller", "prompt": "Once", "stream": True, "max_tokens": 4}).encode()
+        headers = {"Content-Type": "application/json"}
+        request = urllib.request.Request(f"https://127.0.0.1:{server.port}/v1/completions", body, headers)
+        with urllib.request.urlopen(request, context=context, timeout=20) as answer:
+            assert events(answer.read())
+        assert server.stop() == 0
+
+
+def test_ready_says_no_while_the_engine_makes_no_step() -> None:
+    """A step that hangs cannot be had from a real engine, so the watchdog says what it would then."""
+
+    async def status(app: Any, path: str) -> int:
+        sent: list[Any] = []
+
+        async def receive() -> dict[str, Any]:
+            return {"type": "http.request", "body": b"", "more_body": False}
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+
+        scope = {"type": "http", "method": "GET", "path": path, "raw_path": path.encode(), "query_string": b""}
+        await app({**scope, "headers": [], "server": ("x", 1), "root_path": "", "http_version": "1.1"}, receive, send)
+        return int(sent[0]["status"])
+
+    async def run() -> None:
+        async with quire.AsyncLLM(kv_cache_memory_bytes=4 << 20) as llm:
+            service = Service(ServerArgs(engine=AsyncEngineArgs(), step_watchdog=0.2), llm, None)
+            app = openai_app(service)
+            assert (await status(app, "/health"), await status(app, "/ready")) == (200, 200)
+            stuck = Watchdog(lambda: 0, lambda: True, 0.2)
+            service.watchdog = stuck
+            watch = asyncio.create_task(service.watch())
+            outputs = service.llm.generate("Once", quire.SamplingParams(n=8, max_tokens=900, ignore_eos=True))
+            with pytest.raises(ApiError, match="no step"):
+                async for _ in outputs:
+                    pass
+            assert (await status(app, "/health"), await status(app, "/ready")) == (200, 503)
+            watch.cancel()
+
+    asyncio.run(run())
