@@ -189,6 +189,29 @@ void time_copies(Machine& m) {
       return [&ops, &m, layers, from, to] { ops.copy_blocks({.layers = layers, .from = from, .to = to}, *m.stream); };
     });
   }
+  for (const bool out : {true, false}) {
+    constexpr int32_t kPairs = 256;
+    const std::string name = out ? "to the host" : "from the host";
+    m.time(("copy_blocks " + name + ", 32 layers, pairs=256").c_str(), 32 * kBlockBytes * kPairs, [&, out] {
+      const Tensor device = m.tensor(DType::kInt8, {32, kPairs * kBlockBytes});
+      const auto host = std::make_shared<const Buffer>(m.backend->allocate_host(32 * kPairs * kBlockBytes));
+      std::vector<KvLayer> on_device(32), on_host(32);
+      for (int64_t layer = 0; layer < 32; ++layer) {
+        auto* const pages = static_cast<std::byte*>(host->data()) + layer * kPairs * kBlockBytes;
+        on_device[static_cast<size_t>(layer)] = {.data = device.rows(layer, 1).data, .block_bytes = kBlockBytes};
+        on_host[static_cast<size_t>(layer)] = {.data = pages, .block_bytes = kBlockBytes};
+      }
+      std::vector<int32_t> from, to;  // in no order
+      for (int32_t i = 0; i < kPairs; ++i) {
+        from.push_back(i * 101 % kPairs);
+        to.push_back(i * 37 % kPairs);
+      }
+      if (!out) std::swap(on_device, on_host);
+      return [&ops, &m, host, from_layers = on_device, to_layers = on_host, from, to] {
+        ops.copy_blocks({.layers = from_layers, .from = from, .to = to, .to_layers = to_layers}, *m.stream);
+      };
+    });
+  }
   constexpr size_t kUpload = size_t{1} << 30;
   const std::vector<std::byte> source(kUpload, std::byte{1});
   const Buffer memory = m.backend->allocate(kUpload, MemoryKind::kWorkspace);
