@@ -7,7 +7,6 @@ takes everything and hands it to those who wait. So a step costs one wake-up, ho
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -19,30 +18,29 @@ class AsyncEngineDeadError(RuntimeError):
     """The engine has failed, or has been closed."""
 
 
-# A pause shorter than the event loop's own turn is none; a longer one than this would be seen by readers.
-SHORTEST_PAUSE_SECONDS = 0.0005
-LONGEST_PAUSE_SECONDS = 0.025
+LONGEST_PAUSE_SECONDS = 0.04
+"""A longer one would be seen by readers."""
 
 
 class EngineStreams:
     """Hands the outputs of an engine to the submissions that they belong to.
 
     Args:
-        max_share: of a core, what handing out may take, the writing of those who wait included. Where the engine
-            computes on the same cores, a turn for every step of many streams costs it a fifth of its speed; so after
-            a turn that took long the next one waits, for LONGEST_PAUSE_SECONDS at most, and finds more tokens of each
-            stream. With few streams turns are short and nothing waits. 1: never wait.
+        pause: seconds to wait, for each request that had an output, before looking again; LONGEST_PAUSE_SECONDS at
+            most. Where the engine computes on the same cores, to hand out every token of many streams by itself costs
+            a fifth of its speed. After a pause there are more tokens of each stream, which are handed out together;
+            with few streams the pauses are shorter than a step.
 
     Thread safety: none; everything here belongs to the thread of the event loop that runs it. While requests run it is
     bound to that loop, and afterwards free for another one.
     """
 
-    def __init__(self, core: _core.Engine, max_share: float = 1.0) -> None:
+    def __init__(self, core: _core.Engine, pause: float = 0.0) -> None:
         from quire import _core
 
         self.core = core
-        self._pause_per_second = 1.0 / max_share - 1.0
-        self._pause: asyncio.TimerHandle | None = None
+        self._pause = pause
+        self._listen_later: asyncio.TimerHandle | None = None
         self._queue = _core.OutputQueue.create()
         self._open: dict[int, AsyncSubmission] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -94,22 +92,20 @@ class EngineStreams:
             self._loop = None
 
     def _listen(self) -> None:
-        self._pause = None
+        self._listen_later = None
         if self._loop is not None:
             self._loop.add_reader(self._queue.fileno(), self._distribute)
 
     def _stop_listening(self) -> None:
-        if self._pause is not None:
-            self._pause.cancel()
-            self._pause = None
+        if self._listen_later is not None:
+            self._listen_later.cancel()
+            self._listen_later = None
         if self._loop is not None and not self._loop.is_closed():
             self._loop.remove_reader(self._queue.fileno())
 
     def _distribute(self) -> None:
-        if self._pause_per_second and self._loop is not None:
-            # Called once all those that this turn wakes have done their work.
-            self._loop.call_soon(self._loop.call_soon, self._end_turn, time.thread_time())
-        for output in self._queue.take(0.0):
+        outputs = self._queue.take(0.0)
+        for output in outputs:
             owner = self._open.get(output.request_id)
             if owner is None:  # given up meanwhile
                 continue
@@ -118,13 +114,11 @@ class EngineStreams:
                 if output.error:
                     self._look_for_failure()
             owner.receive(output)
-
-    def _end_turn(self, begun: float) -> None:
-        """Have the next turn wait in proportion to what this one took of the processor since `begun`."""
-        seconds = (time.thread_time() - begun) * self._pause_per_second
-        if self._open and self._loop is not None and self._pause is None and seconds > SHORTEST_PAUSE_SECONDS:
-            self._loop.remove_reader(self._queue.fileno())
-            self._pause = self._loop.call_later(min(seconds, LONGEST_PAUSE_SECONDS), self._listen)
+        if self._pause and self._open and self._loop is not None:
+            self._stop_listening()
+            num_requests = len({output.request_id for output in outputs})
+            seconds = min(num_requests * self._pause, LONGEST_PAUSE_SECONDS)
+            self._listen_later = self._loop.call_later(seconds, self._listen)
 
     def _look_for_failure(self) -> None:
         """A request that ended with an error may have met a failed step, or a failed engine: another one tells."""
