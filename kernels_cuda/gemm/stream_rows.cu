@@ -1,10 +1,13 @@
 // out[t, n] = act(sum_k x[t, k] * weight[n, k] + bias[n]) + residual[t, n] for few t: every weight is read once, and
 // that read is the limit. A single x may be the norm of a float32 row, made by every block for itself.
 //
-// One block of 8 warps per multiprocessor has an equal share of the rows n, and takes 16 or 32 of them at a time: warp
-// w has every 8th piece of 64 or 32 columns. Weights are operand a of m16n8k16, tokens operand b. The order of columns
-// inside a product is free as long as both operands have the same, so a lane takes 8 neighbours of its row (16 bytes)
-// where the instruction speaks of pairs 8 apart: weights need no shuffling.
+// A block of 8 warps takes a tile of 8, 16 or 32 rows n at a time: warp w has every 8th piece of 128, 64 or 32 columns.
+// Weights are operand a of m16n8k16, tokens operand b. The order of columns inside a product is free as long as both
+// operands have the same, so a lane takes 8 neighbours of its row (16 bytes) where the instruction speaks of pairs 8
+// apart: weights need no shuffling.
+//
+// There is one block per multiprocessor, and those differ by a fifth in how fast they read: behind its first tiles a
+// block claims one after the other from a counter in device memory. Which block has a row changes nothing in its sum.
 //
 // Each lane has a ring of its own in shared memory, which it alone fills (cp.async) and reads: no barriers but one for
 // every tile of rows, where the warps' sums are added. Several tokens come through the rings as the weights do; one
@@ -28,6 +31,8 @@ constexpr int kThreads = kWarps * 32;
 constexpr int kMaxTokens = 8;
 /// A slot of a warp's ring: 16 bytes of each lane, four times.
 constexpr int kSlotVectors = 4 * 32;
+/// Most tiles that a block knows of at once.
+constexpr int kKnownTiles = 8;
 
 enum class OutType { kFloat32, kSame };
 
@@ -42,8 +47,9 @@ struct Params {
   const float* norm_weight;
   const float* norm_bias;
   const void* weight;
-  int units;           ///< rows, or pairs of rows if gated
-  int64_t second_row;  ///< of the second half of 16 lines, relative to the first: 8, or to the partners if gated
+  int units;         ///< rows, or pairs of rows if gated
+  int own_tiles;     ///< tiles of a block that are its own from the start: enough to fill its rings
+  unsigned* claims;  ///< [0] tiles claimed, [1] blocks that claim no more; zero before and after
   const float* bias;
   const float* residual;
   int64_t residual_stride;
@@ -54,21 +60,23 @@ struct Params {
   int64_t out_stride;
 };
 
-/// kTiles: groups of 16 lines that a warp takes at once. kXInRing: x comes through the rings.
-template <int kTilesOf, bool kXInRingOf, int kSlotsOf>
+/// kGroups: groups of 8 rows that a warp takes at once, 1, 2 or 4. kXInRing: x comes through the rings.
+template <int kGroupsOf, bool kXInRingOf, int kSlotsOf>
 struct Form {
-  static constexpr int kTiles = kTilesOf;
+  static constexpr int kGroups = kGroupsOf;
   static constexpr bool kXInRing = kXInRingOf;
   static constexpr int kSlots = kSlotsOf;
-  static constexpr int kHalves = 2 / kTiles;             ///< pieces of 32 columns in a slot
-  static constexpr int kStepColumns = kHalves * 32;      ///< of a warp
+  static constexpr int kProducts = (kGroups + 1) / 2;    ///< of 16 rows, of which the last 8 may be missing
+  static constexpr int kPieces = 4 / kGroups;            ///< of 32 columns in a slot
+  static constexpr int kStepColumns = kPieces * 32;      ///< of a warp
   static constexpr int kStride = kWarps * kStepColumns;  ///< columns between a warp's steps
-  static constexpr int kXVectors = kXInRing ? kHalves * 32 : 0;
-  static constexpr int kSums = kWarps * kTiles * 4 * 32;
+  static constexpr int kXVectors = kXInRing ? kPieces * 32 : 0;
+  static constexpr int kSums = kWarps * kGroups * 2 * 32;
   static constexpr int kRingVectors = kSlots * (kSlotVectors + kXVectors);
 
-  /// Rings, sums of the warps (twice, for two tiles in turn), x.
-  static constexpr size_t kFixedBytes = sizeof(uint4) * kWarps * kRingVectors + sizeof(float) * 2 * kSums;
+  /// Rings, sums of the warps (twice, for two tiles in turn), known tiles; then x.
+  static constexpr size_t kFixedBytes =
+      sizeof(uint4) * kWarps * kRingVectors + sizeof(float) * 2 * kSums + sizeof(int) * kKnownTiles;
 };
 
 /// A weight is read once: whatever else the cache holds is worth more.
@@ -90,12 +98,48 @@ __device__ inline void copy_weights(void* shared, const void* global, bool valid
 #endif
 }
 
+/// The tiles of rows that a block takes, one after the other. All its threads know the same.
+class Tiles {
+ public:
+  /// `room`: kKnownTiles of shared memory.
+  __device__ Tiles(const Params& params, int units_per_tile, int* room)
+      : params_(params), units_per_tile_(units_per_tile), room_(room) {}
+
+  /// First unit of the block's i-th tile; from params.units on: there is none.
+  __device__ int first_unit(int i) const { return id(i) * units_per_tile_; }
+
+  /// By one thread, once the previous kernel has ended: claim a tile.
+  __device__ int claim() const {
+    return params_.own_tiles * static_cast<int>(gridDim.x) + static_cast<int>(atomicAdd(&params_.claims[0], 1u));
+  }
+
+  /// By the same thread, before a barrier behind which others ask for the i-th tile.
+  __device__ void set(int i, int claimed) const { room_[i % kKnownTiles] = claimed; }
+
+  /// By the same thread, which claims no more.
+  __device__ void leave() const {
+    if (atomicAdd(&params_.claims[1], 1u) + 1 < gridDim.x) return;
+    params_.claims[0] = 0;
+    params_.claims[1] = 0;
+  }
+
+ private:
+  __device__ int id(int i) const {
+    const int blocks = static_cast<int>(gridDim.x);
+    return i < params_.own_tiles ? static_cast<int>(blockIdx.x) + i * blocks : room_[i % kKnownTiles];
+  }
+
+  const Params& params_;
+  const int units_per_tile_;
+  int* const room_;
+};
+
 /// What a lane asks for, in the order in which it is used: step after step of a tile, tile after tile.
 template <typename T, typename F>
 class Reader {
  public:
-  __device__ Reader(const Params& params, int begin, int end, int steps, uint4* ring)
-      : params_(params), end_(end), steps_(steps), unit_(begin), x_unit_(begin), ring_(ring), policy_(weight_policy()) {
+  __device__ Reader(const Params& params, const Tiles& tiles, int steps, uint4* ring)
+      : params_(params), tiles_(tiles), steps_(steps), ring_(ring), policy_(weight_policy()) {
     const int lane = threadIdx.x % 32;
     first_column_ = static_cast<int>(threadIdx.x) / 32 * F::kStepColumns + lane % 4 * 8;
     if constexpr (F::kXInRing) {
@@ -107,65 +151,65 @@ class Reader {
   }
 
   __device__ void ask_weights(int slot) {
-    if (steps_ == 0 || unit_ >= end_) return;
+    if (steps_ > 0 && step_ == steps_) {
+      step_ = 0;
+      ++tile_;
+      enter_tile();
+    }
+    if (ended_) return;
     uint4* const to = ring_ + slot * (kSlotVectors + F::kXVectors);
 #pragma unroll
-    for (int half = 0; half < F::kHalves; ++half) {
-      const int column = first_column_ + step_ * F::kStride + half * 32;
+    for (int piece = 0; piece < F::kPieces; ++piece) {
+      const int column = first_column_ + step_ * F::kStride + piece * 32;
       const bool inside = column < params_.k;
 #pragma unroll
-      for (int i = 0; i < 2 * F::kTiles; ++i) {
-        copy_weights(to + (half * 2 * F::kTiles + i) * 32, rows_[i] + (inside ? column : 0), inside && has_row_[i],
+      for (int i = 0; i < F::kGroups; ++i) {
+        copy_weights(to + (piece * F::kGroups + i) * 32, rows_[i] + (inside ? column : 0), inside && has_row_[i],
                      policy_);
       }
     }
-    if (++step_ < steps_) return;
-    step_ = 0;
-    unit_ += units_per_tile();
-    enter_tile();
+    ++step_;
   }
 
-  /// Tokens that are not there stay as they are in the ring: a column of a product depends on no other.
+  /// Of the slot for which weights were asked last, or, at the start, from the first slot on. Tokens that are not there
+  /// stay as they are in the ring: a column of a product depends on no other.
   __device__ void ask_x(int slot) {
-    if (steps_ == 0 || x_unit_ >= end_) return;
     uint4* const to = ring_ + slot * (kSlotVectors + F::kXVectors) + kSlotVectors;
 #pragma unroll
-    for (int half = 0; half < F::kHalves; ++half) {
-      const int column = first_column_ + x_step_ * F::kStride + half * 32;
+    for (int piece = 0; piece < F::kPieces; ++piece) {
+      const int column = first_column_ + x_step_ * F::kStride + piece * 32;
       const bool inside = column < params_.k;
-      if (has_x_) async_copy_16(to + half * 32, x_ + (inside ? column : 0), inside);
+      if (has_x_) async_copy_16(to + piece * 32, x_ + (inside ? column : 0), inside);
     }
-    if (++x_step_ < steps_) return;
-    x_step_ = 0;
-    x_unit_ += units_per_tile();
+    if (++x_step_ == steps_) x_step_ = 0;
   }
 
  private:
-  __device__ int units_per_tile() const { return (params_.rule.gated ? 8 : 16) * F::kTiles; }
-
   __device__ void enter_tile() {
     const T* const weight = static_cast<const T*>(params_.weight);
-    const int step = params_.rule.gated ? 8 : 16;
+    const int first_unit = tiles_.first_unit(tile_);
+    const int line = static_cast<int>(threadIdx.x) % 32 / 4;
+    ended_ = steps_ == 0 || first_unit >= params_.units;
 #pragma unroll
-    for (int i = 0; i < F::kTiles; ++i) {
-      const int first = unit_ + i * step + static_cast<int>(threadIdx.x) % 32 / 4;
-      const int second = params_.rule.gated ? first : first + 8;
-      has_row_[2 * i] = first < end_;
-      has_row_[2 * i + 1] = second < end_;
-      rows_[2 * i] = weight + (first < end_ ? first * static_cast<int64_t>(params_.k) : 0);
-      rows_[2 * i + 1] = weight + (second < end_ ? (first + params_.second_row) * params_.k : 0);
+    for (int i = 0; i < F::kGroups; ++i) {
+      const int unit = first_unit + line + (params_.rule.gated ? i / 2 : i) * 8;
+      const int row = unit + (params_.rule.gated && i % 2 == 1 ? params_.units : 0);
+      has_row_[i] = unit < params_.units;
+      rows_[i] = weight + (has_row_[i] ? row * static_cast<int64_t>(params_.k) : 0);
     }
   }
 
   const Params& params_;
-  const int end_, steps_;
-  int unit_, x_unit_;
+  const Tiles& tiles_;
+  const int steps_;
+  int tile_ = 0;
   int step_ = 0, x_step_ = 0;
+  bool ended_ = false;
   int first_column_;
   uint4* const ring_;
   const uint64_t policy_;
-  const T* rows_[2 * F::kTiles];
-  bool has_row_[2 * F::kTiles];
+  const T* rows_[F::kGroups];
+  bool has_row_[F::kGroups];
   const T* x_ = nullptr;
   bool has_x_ = false;
 };
@@ -292,17 +336,18 @@ template <typename T, typename F>
 __global__ void __launch_bounds__(kThreads, 2) stream_rows_kernel(const Params params) {
   extern __shared__ uint4 shared[];
   float* const sums = reinterpret_cast<float*>(shared + kWarps * F::kRingVectors);
-  T* const x_shared = reinterpret_cast<T*>(sums + 2 * F::kSums);
+  int* const known_tiles = reinterpret_cast<int*>(sums + 2 * F::kSums);
+  T* const x_shared = reinterpret_cast<T*>(known_tiles + kKnownTiles);
 
   const int warp = threadIdx.x / 32;
   const int lane = threadIdx.x % 32;
-  const int begin = static_cast<int>(static_cast<int64_t>(params.units) * blockIdx.x / gridDim.x);
-  const int end = static_cast<int>(static_cast<int64_t>(params.units) * (blockIdx.x + 1) / gridDim.x);
   const int all_steps = (params.k + F::kStepColumns - 1) / F::kStepColumns;
   const int steps = (all_steps - warp + kWarps - 1) / kWarps;  // of this warp in each tile
+  const int units_per_tile = (params.rule.gated ? 4 : 8) * F::kGroups;
   uint4* const ring = shared + warp * F::kRingVectors + lane;
 
-  Reader<T, F> reader(params, begin, end, steps, ring);
+  const Tiles tiles(params, units_per_tile, known_tiles);
+  Reader<T, F> reader(params, tiles, steps, ring);
 #pragma unroll
   for (int slot = 0; slot < F::kSlots; ++slot) {
     reader.ask_weights(slot);
@@ -313,7 +358,7 @@ __global__ void __launch_bounds__(kThreads, 2) stream_rows_kernel(const Params p
     wait_for_previous();
 #pragma unroll
     for (int slot = 0; slot < F::kSlots; ++slot) {
-      reader.ask_x(slot);
+      if (steps > 0) reader.ask_x(slot);
       async_copy_commit();
     }
   } else if (params.has_norm) {
@@ -323,40 +368,41 @@ __global__ void __launch_bounds__(kThreads, 2) stream_rows_kernel(const Params p
   } else {
     wait_for_previous();
   }
+  if (threadIdx.x == 0) tiles.set(params.own_tiles, tiles.claim());
   const T* const x_row = x_shared + warp * F::kStepColumns + lane % 4 * 8;
-  if constexpr (!F::kXInRing) {
-    fetch_row(params, all_steps * F::kStepColumns, x_shared);
-    __syncthreads();
-  }
+  if constexpr (!F::kXInRing) fetch_row(params, all_steps * F::kStepColumns, x_shared);
+  __syncthreads();
 
   int slot = 0;
   int parity = 0;
-  const int lines = params.rule.gated ? 8 : 16;
-  for (int unit = begin; unit < end; unit += lines * F::kTiles) {
-    float acc[F::kTiles][4] = {};
+  int unit = tiles.first_unit(0);
+  for (int tile = 0; unit < params.units; ++tile) {
+    // Its answer is not needed before the tile is done.
+    const int claimed = threadIdx.x == 0 ? tiles.claim() : 0;
+    float acc[F::kProducts][4] = {};
     for (int step = 0; step < steps; ++step) {
       async_copy_wait<F::kSlots - 1>();
       const uint4* const from = ring + slot * (kSlotVectors + F::kXVectors);
       uint4 weights[4];
-      uint4 x[F::kHalves];
+      uint4 x[F::kPieces];
 #pragma unroll
       for (int i = 0; i < 4; ++i) weights[i] = from[i * 32];
 #pragma unroll
-      for (int half = 0; half < F::kHalves; ++half) {
+      for (int piece = 0; piece < F::kPieces; ++piece) {
         if constexpr (F::kXInRing) {
-          x[half] = from[kSlotVectors + half * 32];
+          x[piece] = from[kSlotVectors + piece * 32];
         } else {
-          x[half] = *reinterpret_cast<const uint4*>(x_row + step * F::kStride + half * 32);
+          x[piece] = *reinterpret_cast<const uint4*>(x_row + step * F::kStride + piece * 32);
         }
       }
 #pragma unroll
-      for (int half = 0; half < F::kHalves; ++half) {
+      for (int piece = 0; piece < F::kPieces; ++piece) {
 #pragma unroll
-        for (int i = 0; i < F::kTiles; ++i) {
-          const uint4 first = weights[(half * F::kTiles + i) * 2];
-          const uint4 second = weights[(half * F::kTiles + i) * 2 + 1];
-          multiply_add<T>(acc[i], {first.x, second.x, first.y, second.y}, x[half].x, x[half].y);
-          multiply_add<T>(acc[i], {first.z, second.z, first.w, second.w}, x[half].z, x[half].w);
+        for (int i = 0; i < F::kProducts; ++i) {
+          const uint4 first = weights[piece * F::kGroups + i * 2];
+          const uint4 second = F::kGroups == 1 ? uint4{} : weights[(piece * F::kGroups + i * 2 + 1) % 4];
+          multiply_add<T>(acc[i], {first.x, second.x, first.y, second.y}, x[piece].x, x[piece].y);
+          multiply_add<T>(acc[i], {first.z, second.z, first.w, second.w}, x[piece].z, x[piece].w);
         }
       }
       reader.ask_weights(slot);
@@ -367,31 +413,37 @@ __global__ void __launch_bounds__(kThreads, 2) stream_rows_kernel(const Params p
 
     float* const tile_sums = sums + parity * F::kSums;
 #pragma unroll
-    for (int i = 0; i < F::kTiles * 4; ++i) tile_sums[(warp * F::kTiles * 4 + i) * 32 + lane] = acc[i / 4][i % 4];
+    for (int i = 0; i < F::kGroups * 2; ++i) {
+      tile_sums[(warp * F::kGroups * 2 + i) * 32 + lane] = acc[i / 4][i % 4];
+    }
+    if (threadIdx.x == 0) tiles.set(tile + params.own_tiles + 1, claimed);
     __syncthreads();
-    // Half of the warps finish a tile, the other half the next.
+    // Half of the warps finish a tile, the other half the next: each two of a lane's four sums of a product.
     if (warp / 4 == parity) {
       const int part = warp % 4;
       const auto sum_of = [&](int i) {
         float sum = 0.0f;
 #pragma unroll
-        for (int w = 0; w < kWarps; ++w) sum += tile_sums[(w * F::kTiles * 4 + i) * 32 + lane];
+        for (int w = 0; w < kWarps; ++w) sum += tile_sums[(w * F::kGroups * 2 + i) * 32 + lane];
         return sum;
       };
       const int token = lane % 4 * 2 + part % 2;
 #pragma unroll
-      for (int i = 0; i < F::kTiles; ++i) {
-        const int own_unit = unit + i * lines + lane / 4 + (part >= 2 ? 8 : 0);
-        if (token >= params.tokens || own_unit >= end) continue;
+      for (int i = 0; i < F::kProducts; ++i) {
+        if (F::kGroups == 1 && part >= 2) break;
+        const int own_unit = unit + (params.rule.gated ? i * 8 : i * 16 + part / 2 * 8) + lane / 4;
+        if (token >= params.tokens || own_unit >= params.units) continue;
         if (!params.rule.gated) {
           finish<T>(params, own_unit, token, sum_of(i * 4 + part), 0.0f);
         } else if (part < 2) {
-          finish<T>(params, own_unit, token, sum_of(i * 4 + part), sum_of(i * 4 + part + 2));
+          finish<T>(params, own_unit, token, sum_of(i * 4 + part), sum_of((i * 4 + part + 2) % (F::kGroups * 2)));
         }
       }
     }
     parity ^= 1;
+    unit = tiles.first_unit(tile + 1);
   }
+  if (threadIdx.x == 0) tiles.leave();
 }
 
 /// What the system takes of every block's shared memory.
@@ -403,10 +455,14 @@ size_t shared_bytes(int64_t k) {
   return F::kFixedBytes + (F::kXInRing ? 0 : static_cast<size_t>(padded) * 2);
 }
 
-using OneToken = Form<1, false, 6>;
-using OneLongToken = Form<1, false, 4>;
-using FewTokens = Form<2, true, 4>;
-using FewTokensFewRows = Form<1, true, 4>;
+using OneToken = Form<2, false, 6>;
+using OneTokenFewRows = Form<1, false, 6>;
+using OneLongToken = Form<2, false, 4>;
+using FewTokens = Form<4, true, 4>;
+using FewTokensFewRows = Form<2, true, 4>;
+
+/// Tiles of a block from which on it does not matter that the last ones end at different times.
+constexpr int kManyTiles = 6;
 
 template <typename F>
 bool fits(int64_t k, size_t room) {
@@ -415,9 +471,14 @@ bool fits(int64_t k, size_t room) {
 
 /// Work(F{}) with the form for this product; false if there is none.
 template <typename Work>
-bool with_form(int64_t tokens, int64_t units, int64_t k, const Device& device, Work&& work) {
+bool with_form(int64_t tokens, int64_t n, int64_t k, bool gated, const Device& device, Work&& work) {
   const size_t all = device.shared_memory_per_block + kReservedShared;
+  const auto many = [&](int rows) { return n >= int64_t{rows} * kManyTiles * device.num_multiprocessors; };
   if (tokens == 1) {
+    if (!gated && !many(16) && fits<OneTokenFewRows>(k, all / 2)) {
+      work(OneTokenFewRows{});
+      return true;
+    }
     if (fits<OneToken>(k, all / 2)) {
       work(OneToken{});
       return true;
@@ -428,10 +489,10 @@ bool with_form(int64_t tokens, int64_t units, int64_t k, const Device& device, W
     }
   }
   if (!fits<FewTokens>(k, all) || !fits<FewTokensFewRows>(k, all)) return false;
-  if (units <= int64_t{16} * device.num_multiprocessors) {
-    work(FewTokensFewRows{});
-  } else {
+  if (many(32)) {
     work(FewTokens{});
+  } else {
+    work(FewTokensFewRows{});
   }
   return true;
 }
@@ -446,7 +507,7 @@ bool aligned_vector(const Tensor& tensor) {
 }
 
 template <typename T, typename F>
-void launch_as(const Params& params, CudaStream& stream) {
+void launch_as(Params params, CudaStream& stream) {
   const auto kernel = stream_rows_kernel<T, F>;
   [[maybe_unused]] static const bool ready = [&] {
     allow_shared_memory(kernel, stream.device().shared_memory_per_block);
@@ -455,7 +516,12 @@ void launch_as(const Params& params, CudaStream& stream) {
           "reserving shared memory");
     return true;
   }();
-  const int blocks = std::min(stream.device().num_multiprocessors, params.units);
+  const int units_per_tile = (params.rule.gated ? 4 : 8) * F::kGroups;
+  const int tiles = (params.units + units_per_tile - 1) / units_per_tile;
+  const int blocks = std::min(stream.device().num_multiprocessors, tiles);
+  const int fewest_steps = std::max((params.k + F::kStepColumns - 1) / F::kStepColumns / kWarps, 1);  // of a warp
+  params.own_tiles = (F::kSlots + fewest_steps - 1) / fewest_steps;
+  static_assert(F::kSlots < kKnownTiles);
   launch("linear", kernel, dim3(blocks), dim3(kThreads), shared_bytes<F>(params.k), stream, params);
 }
 
@@ -475,7 +541,8 @@ bool stream_rows_fits(const StreamRows& args, const Device& device) {
     // The norm wants the whole row.
     if (!fits<OneLongToken>(weight.k, device.shared_memory_per_block + kReservedShared)) return false;
   }
-  return with_form(tokens, weight.n, weight.k, device, [](auto) {});
+  const bool gated = args.activation != nullptr && args.activation->gated;
+  return with_form(tokens, weight.n, weight.k, gated, device, [](auto) {});
 }
 
 void stream_rows(const StreamRows& args, CudaStream& stream) {
@@ -496,14 +563,14 @@ void stream_rows(const StreamRows& args, CudaStream& stream) {
   params.has_activation = args.activation != nullptr;
   if (params.has_activation) params.rule = *args.activation;
   params.units = static_cast<int>(params.rule.gated ? weight.n / 2 : weight.n);
-  params.second_row = params.rule.gated ? params.units : 8;
+  params.claims = stream.resources().counters;
   params.bias = args.bias.as<const float>();
   params.residual = args.residual.as<const float>();
   params.residual_stride = args.residual.strides[0];
   params.out = args.out.data;
   params.out_type = args.out.dtype == DType::kFloat32 ? OutType::kFloat32 : OutType::kSame;
   params.out_stride = args.out.strides[0];
-  with_form(params.tokens, weight.n, weight.k, stream.device(), [&](auto form) {
+  with_form(params.tokens, weight.n, weight.k, params.rule.gated, stream.device(), [&](auto form) {
     if (weight.dtype == DType::kBFloat16) {
       launch_as<BFloat, decltype(form)>(params, stream);
     } else {

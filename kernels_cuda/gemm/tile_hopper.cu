@@ -322,31 +322,36 @@ __global__ void __launch_bounds__(kThreads, kRows <= 64 ? 2 : 1)
   const auto release = [&](int done) {
     if (lane == 0) arrive(free + done);
   };
+  const auto sum_units = [&](Sums<kRows>& into, int begin, int end) {
+    int previous = 0;  // stage that is still read
+    for (int unit = begin; unit < end; ++unit) {
+      wait(full + stage, parity);
+      multiply_unit<T, kRows>(into, stages + stage * S::kStageBytes, unit > begin);
+      if (unit > begin) {
+        wait_products<1>();
+        release(previous);
+      }
+      previous = stage;
+      if (++stage == S::kStages) {
+        stage = 0;
+        parity ^= 1;
+      }
+    }
+    wait_products<0>();
+    release(previous);
+  };
   Piece piece;
   Sums<kRows> sums;
   while (schedule.next(piece)) {
-    if constexpr (kChunked) sums.clear();
-    for (int begin = piece.begin; begin < piece.end;) {
-      const int end = kChunked ? min(begin + schedule.chunk_units(), piece.end) : piece.end;
-      Sums<kRows> chunk;
-      int previous = 0;  // stage that is still read
-      for (int unit = begin; unit < end; ++unit) {
-        wait(full + stage, parity);
-        multiply_unit<T, kRows>(kChunked ? chunk : sums, stages + stage * S::kStageBytes, unit > begin);
-        if (unit > begin) {
-          wait_products<1>();
-          release(previous);
-        }
-        previous = stage;
-        if (++stage == S::kStages) {
-          stage = 0;
-          parity ^= 1;
-        }
+    if constexpr (kChunked) {
+      sums.clear();
+      for (int begin = piece.begin; begin < piece.end; begin += schedule.chunk_units()) {
+        Sums<kRows> chunk;
+        sum_units(chunk, begin, min(begin + schedule.chunk_units(), piece.end));
+        sums.add(chunk);
       }
-      wait_products<0>();
-      release(previous);
-      if constexpr (kChunked) sums.add(chunk);
-      begin = end;
+    } else {
+      sum_units(sums, piece.begin, piece.end);
     }
     if (piece.num_parts > 1 && !join_parts<kRows>(product, piece, sums)) continue;
     store_tile<T, kRows>(product, locate<kRows>(product, piece.tile, column_tiles), sums, row_of);
