@@ -40,6 +40,7 @@ class Job:
     """As the client wrote it; None for token ids."""
     num_generated: int = 0
     num_cached: int = 0
+    begun: bool = False
     finished: bool = False
     first_token: float | None = None
 
@@ -56,7 +57,6 @@ class Choice:
     finish_reason: str | None = None
     stop_reason: str | int | None = None
     num_tokens: int = 0
-    num_new: int = 0
     last_token: float | None = None
 
 
@@ -123,7 +123,9 @@ class Generation(Response):
         self._head = head
         with_usage = bool(plan.include_usage) and not plan.continuous_usage
         self._events = events.Events(head, plan.shape.chat, with_usage)
+        self._end_without_finish = "abort"
         self._submit()
+        self._unopened = self._in_order()
 
     def _submit(self) -> None:
         """Raises: ApiError 400 if the engine refuses one of the requests; none of them then runs."""
@@ -170,6 +172,7 @@ class Generation(Response):
             while outputs := await self._submission.take():
                 self._absorb(outputs)
         except ApiError as error:
+            self._end_without_finish = "error"
             await send_error(send, error)
             return
         if not all(job.finished for job in self._plan.jobs):  # the client is gone
@@ -200,21 +203,28 @@ class Generation(Response):
         try:
             while outputs := await self._submission.take():
                 changed = self._absorb(outputs)
-                opening = b""
                 if not started:
                     started = True
                     await send({"type": "http.response.start", "status": 200, "headers": events.HEADERS})
-                    opening = b"".join(self._plan.shape.opening(one, self._events) for one in self._in_order())
-                if chunk := opening + b"".join(map(self._event_of, changed)):
+                if chunk := self._openings() + b"".join(map(self._event_of, changed)):
                     await send({"type": "http.response.body", "body": chunk, "more_body": True})
             last = self._events.last_usage(self.usage()) if self._plan.include_usage else b""
         except ApiError as error:
+            self._end_without_finish = "error"
             if not started:
                 await send_error(send, error)
                 return
             last = b"data: " + error.body() + b"\n\n"
         if started:
             await send({"type": "http.response.body", "body": last + events.DONE})
+
+    def _openings(self) -> bytes:
+        """What is said first of choices whose prompt has been computed since the last look."""
+        if not self._unopened:
+            return b""
+        begun = [choice for choice in self._unopened if choice.job.begun]
+        self._unopened = [choice for choice in self._unopened if not choice.job.begun]
+        return b"".join(self._plan.shape.opening(choice, self._events) for choice in begun)
 
     def _absorb(self, outputs: Sequence[_core.Output]) -> Sequence[Choice]:
         """Add what came to the choices, and return those that have something new.
@@ -225,6 +235,7 @@ class Generation(Response):
         changed: dict[int, Choice] = {}
         for output in outputs:
             job = self._jobs[output.request_id]
+            job.begun = True
             if output.error:
                 raise ApiError(500, f"The engine could not go on with this request: {output.error}")
             if self._plan.params.prompt_logprobs is not None and output.prompt_logprobs:
@@ -303,8 +314,6 @@ class Generation(Response):
             usage = self._usage_of(choice)
         logprobs = plan.shape.logprobs(choice) if choice.logprobs else None
         choice.logprobs = []
-        if plan.drop_generated:
-            logprobs = None
         return self._events.full_piece(choice.index, text, logprobs, choice.finish_reason, choice.stop_reason, usage)
 
     def usage(self) -> dict[str, Any]:
@@ -327,7 +336,7 @@ class Generation(Response):
                 generated_tokens=job.num_generated,
                 e2e_seconds=now - plan.arrival,
                 queue_seconds=0.0,
-                finish_reason="abort",
+                finish_reason=self._end_without_finish,
                 params_n=plan.params.n,
                 max_tokens=plan.params.max_tokens,
             )

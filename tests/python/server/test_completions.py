@@ -234,6 +234,21 @@ def test_echo_with_logprobs_is_what_evaluation_harnesses_ask_for(client: openai.
     assert no_token.usage.completion_tokens == 0
 
 
+def test_stream_of_several_prompts_echoes_each_with_its_logprobs(client: openai.OpenAI) -> None:
+    prompts = [[1] + [5 + index] * (300 - 90 * index) for index in range(4)]
+    fields: dict[str, Any] = {"prompt": prompts, "echo": True, "logprobs": 1, "max_tokens": 2, "n": 2, "seed": 1}
+    whole = json.loads(client.completions.with_raw_response.create(model=MODEL, **fields).text)["choices"]
+    texts, logprobs = [""] * 8, [[] for _ in range(8)]  # type: ignore[var-annotated]
+    for piece in client.completions.create(model=MODEL, **fields, stream=True):
+        for choice in piece.choices:
+            texts[choice.index] += choice.text
+            logprobs[choice.index] += choice.logprobs.token_logprobs if choice.logprobs else []
+    assert texts == [choice["text"] for choice in whole]
+    for got, choice in zip(logprobs, whole, strict=True):
+        assert len(got) == len(choice["logprobs"]["token_logprobs"])
+        assert got[1:] == pytest.approx(choice["logprobs"]["token_logprobs"][1:], abs=1e-3)
+
+
 def test_max_tokens_null_fills_the_context(client: openai.OpenAI) -> None:
     raw = client.completions.with_raw_response.create(
         model=MODEL, prompt=[1] * 1000, max_tokens=None, extra_body={"ignore_eos": True, "max_tokens": None}
