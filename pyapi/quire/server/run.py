@@ -17,7 +17,7 @@ from quire.async_llm import AsyncLLM
 from quire.server.app import find_middleware, openai_app
 from quire.server.connections import protocol_class
 from quire.server.errors import ApiError
-from quire.server.service import Service
+from quire.server.service import FLUSH_SECONDS, Service
 
 if TYPE_CHECKING:
     from quire.server_arguments import ServerArgs
@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger("quire.server")
 
 KEEP_ALIVE_SECONDS = 5
-# Once nothing is generated any more: for answers on their way to slow readers.
-FLUSH_SECONDS = 5
 
 MakeApp = Callable[[Service], Any]
 

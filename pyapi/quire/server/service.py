@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 import uuid
@@ -26,6 +27,9 @@ QUEUED_KV_CACHES = 16
 """How many times what the KV cache holds may wait or run, in tokens of prompts, where no flag says."""
 
 LOG_SECONDS = 5.0
+
+FLUSH_SECONDS = 2
+"""Once nothing is generated any more: for answers on their way to slow readers."""
 
 PAUSE_SECONDS = 0.0006
 """Between looks at the engine's outputs, for each one, where it computes on the same cores: twenty times what the piece
@@ -115,7 +119,10 @@ class Service:
             number = self.admission.num_requests
             logger.warning("%d requests are ended after %g seconds (drain_timeout)", number, seconds)
             self.end_all(ApiError(503, "The server is shutting down; this answer is cut off."))
-            await self.admission.wait_until_empty()
+            # Not for ever: there may be clients that do not read.
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(FLUSH_SECONDS):
+                    await self.admission.wait_until_empty()
 
     # What requests say.
 

@@ -204,6 +204,17 @@ def test_second_signal_ends_at_once(tmp_path: Path) -> None:
                 read_all(stream)
 
 
+def test_client_that_does_not_read_keeps_no_server_from_ending(tmp_path: Path) -> None:
+    with running_server(tmp_path, *SMALL, "--drain-timeout", "0.2") as server:
+        # Some megabytes of log-probabilities, more than the kernel keeps for a connection.
+        stream = open_stream(server, prompt=[5] * 900, max_tokens=50, echo=True, logprobs=20, n=16)
+        while server.metric("quire:steps_total") < 2:
+            time.sleep(0.01)
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(20) == 0
+        reset(stream)
+
+
 def test_port_in_use_is_told_before_the_model_is_read(run_quire: Any) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
