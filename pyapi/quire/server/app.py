@@ -110,11 +110,13 @@ def find_middleware(path: str) -> Any:
 
 
 def _add_life(app: FastAPI, service: Service) -> None:
+    @app.head("/health", include_in_schema=False)
     @app.get("/health", summary="Whether the process and its engine are alive")
     async def health() -> Response:
         service.require_healthy()
         return Response()
 
+    @app.head("/ready", include_in_schema=False)
     @app.get("/ready", summary="Whether requests are taken, and steps are made")
     async def ready() -> Response:
         service.require_ready()

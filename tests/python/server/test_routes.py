@@ -34,6 +34,7 @@ def get(server: ServerProcess, path: str) -> Any:
 def test_probes_and_version(server: ServerProcess) -> None:
     assert server.request("GET", "/health")[::2] == (200, b"")
     assert get(server, "/ready") == {"status": "ready"}
+    assert server.request("HEAD", "/health")[0] == server.request("HEAD", "/ready")[0] == 200
     assert get(server, "/version") == {"version": quire.__version__}
     assert server.request("GET", "/docs")[0] == 200
     assert server.request("GET", "/")[0] == 200
