@@ -19,6 +19,7 @@ class _Bounded:
     head_seconds: float
 
     transport: Any
+    cycle: Any
     loop: asyncio.AbstractEventLoop
 
     def connection_made(self, transport: Any) -> None:
@@ -68,6 +69,10 @@ class _Bounded:
     def _refuse(self, error: ApiError) -> None:
         self._stop_timer()
         if self.transport.is_closing():
+            return
+        if self.cycle is not None and not self.cycle.response_complete:
+            # What is wrong came behind a request whose answer is under way: nothing may be written into that.
+            self.transport.close()
             return
         body = error.body()
         head = (

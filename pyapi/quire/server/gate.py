@@ -8,7 +8,7 @@ import uuid
 
 from quire.server.auth import KeyCheck
 from quire.server.errors import ApiError
-from quire.server.reading import ClientGone, Message, Receive, Scope, Send, header
+from quire.server.reading import App, ClientGone, Message, Receive, Scope, Send, header
 
 logger = logging.getLogger("quire.server")
 
@@ -25,7 +25,7 @@ class Gate:
     it: what is not exactly an open path needs it, whether there is a route or not.
     """
 
-    def __init__(self, app: object, api_key: str | None, root_path: str, max_header_bytes: int) -> None:
+    def __init__(self, app: App, api_key: str | None, root_path: str, max_header_bytes: int) -> None:
         self._app = app
         self._key = None if api_key is None else KeyCheck(api_key)
         self._open_paths = {root_path.encode() + path for path in OPEN_PATHS}
@@ -34,7 +34,7 @@ class Gate:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
-            await self._app(scope, receive, send)  # type: ignore[operator]
+            await self._app(scope, receive, send)
             return
         if scope["type"] != "http":  # there are no web sockets here
             await send({"type": "websocket.close", "code": 1008})
@@ -54,7 +54,7 @@ class Gate:
         try:
             self._require_head(scope)
             self._require_key(scope)
-            await self._app(scope, receive, send_named)  # type: ignore[operator]
+            await self._app(scope, receive, send_named)
         except ClientGone:
             pass
         except ApiError as error:
