@@ -236,14 +236,6 @@ int64_t CudaBackend::kv_block_bytes(const KvLayer& shape) const {
   return kv_page_bytes(shape);
 }
 
-size_t CudaBackend::batch_plan_bytes(int32_t max_tokens, int32_t max_sequences) const {
-  return attention_plan_bytes(max_tokens, max_sequences, resources_.device);
-}
-
-std::array<int32_t, 8> CudaBackend::plan_batch(const RaggedBatch& batch, std::byte* memory) const {
-  return plan_attention(batch, memory, resources_.device);
-}
-
 size_t CudaBackend::moe_scratch_bytes(const MoeShape& shape) const {
   return cuda::moe_scratch_bytes(shape);
 }

@@ -2,7 +2,6 @@
 
 #include <cuda_runtime.h>
 
-#include <array>
 #include <memory>
 #include <string>
 
@@ -41,8 +40,6 @@ class CudaBackend final : public Backend {
   DType activation_dtype(DType dtype) const override { return dtype; }
   PackedLinear pack_linear(const LinearSource& source, Stream& stream) override;
   int64_t kv_block_bytes(const KvLayer& shape) const override;
-  size_t batch_plan_bytes(int32_t max_tokens, int32_t max_sequences) const override;
-  std::array<int32_t, 8> plan_batch(const RaggedBatch& batch, std::byte* memory) const override;
   size_t moe_scratch_bytes(const MoeShape& shape) const override;
   size_t sample_scratch_bytes(int64_t num_rows, int64_t vocabulary) const override;
   int64_t available_memory() const override;

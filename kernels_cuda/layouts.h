@@ -1,6 +1,5 @@
 #pragma once
 
-#include <array>
 #include <cstddef>
 #include <cstdint>
 
@@ -12,8 +11,6 @@ namespace quire::cuda {
 
 // attention/
 int64_t kv_page_bytes(const KvLayer& shape);
-size_t attention_plan_bytes(int32_t max_tokens, int32_t max_sequences, const Device& device);
-std::array<int32_t, 8> plan_attention(const RaggedBatch& batch, std::byte* memory, const Device& device);
 /// Of Resources::scratch and Resources::counters.
 size_t attention_scratch_bytes(const Device& device);
 size_t attention_counters(const Device& device);

@@ -1,6 +1,5 @@
 #pragma once
 
-#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -15,7 +14,7 @@ namespace quire {
 
 /// Raised with every change of this folder's headers; a backend loaded as a shared object must have been built with the
 /// same.
-constexpr int kBackendInterfaceVersion = 3;
+constexpr int kBackendInterfaceVersion = 4;
 
 /// An ordered queue of work on one device. Ops on a stream run one after the other; synchronize() waits for all.
 class Stream {
@@ -112,12 +111,6 @@ class Backend {
 
   /// Bytes of one KV page of one layer. `shape`: what it holds; its memory and counts are not looked at.
   virtual int64_t kv_block_bytes(const KvLayer& shape) const = 0;
-
-  /// Bytes that plan_batch() writes at most.
-  virtual size_t batch_plan_bytes(int32_t max_tokens, int32_t max_sequences) const = 0;
-  /// Work out how a batch will be computed. `batch` has its arrays in host memory; the plan is written to `memory`,
-  /// also in host memory, from where the caller copies it to the device. Returns what the host keeps of it.
-  virtual std::array<int32_t, 8> plan_batch(const RaggedBatch& batch, std::byte* memory) const = 0;
 
   /// Bytes of MoeArgs::scratch and SampleArgs::scratch.
   virtual size_t moe_scratch_bytes(const MoeShape& shape) const = 0;

@@ -1,8 +1,6 @@
 #pragma once
 
-#include <array>
 #include <cstdint>
-#include <span>
 
 #include "core/tensor.h"
 
@@ -23,13 +21,6 @@ struct KvLayer {
   bool values_in_keys = false;
 };
 
-/// What a backend has worked out for a batch before the step runs (Backend::plan_batch): how its attention shares out
-/// the work, say.
-struct BatchPlan {
-  const void* data = nullptr;       ///< in the backend's memory; null: not planned
-  std::array<int32_t, 8> counts{};  ///< what the host must know of it to launch
-};
-
 /// The ragged batch of one step: tokens of all sequences packed along T, prompt chunks and single tokens alike.
 /// Arrays live in the backend's memory.
 ///
@@ -47,7 +38,7 @@ struct RaggedBatch {
   const int32_t* block_tables = nullptr;  ///< the blocks of all sequences, one behind the other
   const int32_t* block_starts = nullptr;  ///< [S], where in block_tables a sequence's blocks begin
   int32_t max_query_len = 0;              ///< tokens of the sequence that has most of them in this step
-  BatchPlan plan;
+  int32_t num_single_queries = 0;         ///< sequences with one token in this step, padding included
 };
 
 }  // namespace quire

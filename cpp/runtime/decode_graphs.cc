@@ -4,13 +4,6 @@
 #include "core/log.h"
 
 namespace quire {
-namespace {
-
-/// Kinds that are kept. A backend whose plans differ all the time would fill the memory with graphs of no use.
-constexpr size_t kMostGraphs = 128;
-
-}  // namespace
-
 int32_t padded_size(int32_t num_sequences) {
   const auto up_to_multiple_of = [num_sequences](int32_t step) { return (num_sequences + step - 1) / step * step; };
   for (const int32_t size : {1, 2, 4}) {
@@ -20,11 +13,10 @@ int32_t padded_size(int32_t num_sequences) {
 }
 
 void DecodeGraphs::run(const RaggedBatch& batch, Stream& stream, const std::function<void()>& enqueue) {
-  const Kind kind{batch.num_sequences, batch.plan.counts};
-  const auto found = graphs_.find(kind);
+  const auto found = graphs_.find(batch.num_sequences);
   if (!works_ || found == graphs_.end()) {
     enqueue();
-    if (graphs_.size() < kMostGraphs) graphs_.emplace(kind, nullptr);
+    graphs_.emplace(batch.num_sequences, nullptr);
     return;
   }
   if (found->second == nullptr) found->second = record(stream, enqueue);

@@ -1,11 +1,9 @@
 #pragma once
 
-#include <array>
 #include <cstdint>
 #include <functional>
 #include <map>
 #include <memory>
-#include <utility>
 
 #include "backend/backend.h"
 
@@ -15,9 +13,9 @@ namespace quire {
 /// 16 to 256, of 32 above. Few sizes to record, and little computed in vain.
 int32_t padded_size(int32_t num_sequences);
 
-/// Recorded steps of one token per sequence, by their size and by what the backend's plan says to the host.
+/// Recorded steps of one token per sequence, by their size.
 ///
-/// The first step of a kind is computed op by op, so that what is made ready at first use is; the second is recorded.
+/// The first step of a size is computed op by op, so that what is made ready at first use is; the second is recorded.
 class DecodeGraphs {
  public:
   explicit DecodeGraphs(Backend& backend) : backend_(backend) {}
@@ -32,12 +30,10 @@ class DecodeGraphs {
   int64_t num_recorded() const { return num_recorded_; }
 
  private:
-  using Kind = std::pair<int32_t, std::array<int32_t, 8>>;
-
   std::unique_ptr<Graph> record(Stream& stream, const std::function<void()>& enqueue);
 
   Backend& backend_;
-  std::map<Kind, std::unique_ptr<Graph>> graphs_;  ///< null: seen once
+  std::map<int32_t, std::unique_ptr<Graph>> graphs_;  ///< null: seen once
   int64_t num_recorded_ = 0;
   bool works_ = true;
 };

@@ -86,7 +86,7 @@ int64_t Runner::workspace_bytes(const ModelSpec& spec, const Backend& backend, c
   return Decoder::workspace_bytes(spec, backend, config.dtype, config.max_num_batched_tokens, rows) +
          static_cast<int64_t>(logits_bytes(spec, rows)) +
          static_cast<int64_t>(backend.sample_scratch_bytes(rows, spec.vocab)) +
-         StepInputs::bytes(backend, largest, blocks_per_sequence(config)) +
+         StepInputs::bytes(largest, blocks_per_sequence(config)) +
          StepOutputs::bytes(largest.num_rows, max_candidates(spec, config)) +
          Decoder::table_bytes(spec, config.max_model_len);
 }

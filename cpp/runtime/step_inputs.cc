@@ -41,12 +41,11 @@ T* at(std::byte* base, size_t offset) {
 struct StepInputs::Layout {
   StepShape shape;
   size_t num_unresolved = 0, slots = 0, positions = 0, rope_rows = 0, query_start = 0, context_lens = 0;
-  size_t block_starts = 0, token_rows = 0, rows = 0, plan = 0, plan_bytes = 0, token_ids = 0;
+  size_t block_starts = 0, token_rows = 0, rows = 0, token_ids = 0;
   size_t ids = 0, block_tables = 0, biases = 0;
   size_t bytes = 0;
 
-  Layout(const StepShape& size, const Backend& backend, size_t num_ids, size_t num_biases, size_t num_blocks)
-      : shape(size) {
+  Layout(const StepShape& size, size_t num_ids, size_t num_biases, size_t num_blocks) : shape(size) {
     const auto num_tokens = static_cast<size_t>(shape.num_tokens);
     const auto num_sequences = static_cast<size_t>(shape.num_sequences);
     const auto num_rows = static_cast<size_t>(shape.num_rows);
@@ -60,8 +59,6 @@ struct StepInputs::Layout {
     block_starts = arena.take<int32_t>(num_sequences);
     token_rows = arena.take<int32_t>(num_rows);
     rows = arena.take<SampleRow>(num_rows);
-    plan_bytes = backend.batch_plan_bytes(shape.num_tokens, shape.num_sequences);
-    plan = arena.take<std::byte>(plan_bytes, kAlignment);
     // The lists stand right behind the tokens, so that one op resolves both.
     token_ids = arena.take<int32_t>(num_tokens);
     ids = arena.take<int32_t>(num_ids, sizeof(int32_t));
@@ -74,14 +71,14 @@ struct StepInputs::Layout {
 StepInputs::StepInputs(Backend& backend, const StepShape& largest, int32_t block_size, int32_t blocks_per_sequence,
                        int32_t rows_per_key_set)
     : backend_(backend), block_size_(block_size), rows_per_key_set_(rows_per_key_set) {
-  const auto size = static_cast<size_t>(bytes(backend, largest, blocks_per_sequence));
+  const auto size = static_cast<size_t>(bytes(largest, blocks_per_sequence));
   for (Buffer& host : host_) host = backend_.allocate_host(size);
   device_ = backend_.allocate(size, MemoryKind::kWorkspace);
 }
 
-int64_t StepInputs::bytes(const Backend& backend, const StepShape& largest, int32_t blocks_per_sequence) {
+int64_t StepInputs::bytes(const StepShape& largest, int32_t blocks_per_sequence) {
   const int64_t tables = int64_t{largest.num_sequences} * blocks_per_sequence * static_cast<int64_t>(sizeof(int32_t));
-  const Layout layout(largest, backend, 0, 0, 0);
+  const Layout layout(largest, 0, 0, 0);
   return static_cast<int64_t>(layout.bytes) + std::min(tables, kMostTableBytes) + kListBytes;
 }
 
@@ -119,12 +116,14 @@ StepArgs StepInputs::args_at(std::byte* base, const Layout& layout) const {
 
 StepArgs StepInputs::load(const StepPlan& plan, const SampleBatch& samples, const StepShape& shape, Stream& stream) {
   size_t num_blocks = 0;
-  int32_t max_query_len = shape.num_tokens > plan.num_tokens ? 1 : 0;
+  const int32_t num_padding = shape.num_tokens - plan.num_tokens;
+  int32_t max_query_len = std::min(num_padding, 1), num_single_queries = num_padding;
   for (const PlannedSequence& planned : plan.sequences) {
     num_blocks += static_cast<size_t>(blocks_for_tokens(planned.start + planned.num_tokens, block_size_));
     max_query_len = std::max(max_query_len, planned.num_tokens);
+    num_single_queries += planned.num_tokens == 1;
   }
-  const Layout layout(shape, backend_, samples.ids.size(), samples.biases.size(), num_blocks);
+  const Layout layout(shape, samples.ids.size(), samples.biases.size(), num_blocks);
   grow(layout.bytes, stream);
   auto* const host = static_cast<std::byte*>(host_[next_host_].data());
   auto* const device = static_cast<std::byte*>(device_.data());
@@ -133,12 +132,9 @@ StepArgs StepInputs::load(const StepPlan& plan, const SampleBatch& samples, cons
   pack_padding(plan, layout, host);
   pack_samples(samples, layout, host);
 
-  RaggedBatch on_host = args_at(host, layout).batch;
-  on_host.max_query_len = max_query_len;
   StepArgs args = args_at(device, layout);
   args.batch.max_query_len = max_query_len;
-  args.batch.plan.counts = backend_.plan_batch(on_host, host + layout.plan);
-  if (layout.plan_bytes > 0) args.batch.plan.data = device + layout.plan;
+  args.batch.num_single_queries = num_single_queries;
   backend_.enqueue_to_device(device, host, layout.bytes, stream);
   next_host_ = 1 - next_host_;
   return args;

@@ -44,7 +44,7 @@ class StepInputs {
              int32_t rows_per_key_set);
 
   /// Bytes of the backend's memory that it begins with. Steps with longer lists make it grow.
-  static int64_t bytes(const Backend& backend, const StepShape& largest, int32_t blocks_per_sequence);
+  static int64_t bytes(const StepShape& largest, int32_t blocks_per_sequence);
 
   /// Pack a step, of the plan's size or padded with sequences of one token to `shape`, and enqueue its copy. The
   /// host's memory is used again by the next call but one, which the stream must have reached by then.

@@ -83,29 +83,12 @@ void attention(const AttentionArgs& args, Stream& stream) {
   // How single queries' keys are shared out depends on the batch.
   const bool share = !cuda.resources().deterministic && batch.num_sequences <= kMaxDecodeSequences;
   const bool all_single = batch.max_query_len == 1;
-  const bool planned = batch.plan.counts[0] > 0;
-  const bool some_single = all_single || !planned || batch.plan.counts[1] > 0;
+  // The kernels work out for themselves who does what, from lengths in device memory, within a microsecond or two; that
+  // holds for any number of heads and any window, and in recorded graphs. The host only leaves out launches.
+  const bool some_single = batch.num_single_queries > 0;
   if (latent) return attend_latent(problem, dtype, share && some_single, !share || !all_single, cuda);
   if (share && some_single) attend_decode(problem, dtype, cuda);
   if (!share || !all_single) attend_many(problem, dtype, /*single_queries_too=*/!share, cuda);
-}
-
-// The kernels work out for themselves who does what, from lengths in device memory, within a microsecond or two; that
-// holds for any number of heads and any window, and in recorded graphs. The host keeps only what it needs to leave out
-// a launch: [0] sequences (0: not planned), [1] those with one query. Padding counts as such, so that all steps that
-// are padded to one size have the same counts, and one graph.
-
-size_t attention_plan_bytes(int32_t, int32_t, const Device&) {
-  return 0;
-}
-
-std::array<int32_t, 8> plan_attention(const RaggedBatch& batch, std::byte*, const Device&) {
-  std::array<int32_t, 8> counts{};
-  counts[0] = batch.num_sequences;
-  for (int32_t s = 0; s < batch.num_sequences; ++s) {
-    counts[1] += batch.query_start[s + 1] - batch.query_start[s] == 1;
-  }
-  return counts;
 }
 
 size_t attention_scratch_bytes(const Device& device) {

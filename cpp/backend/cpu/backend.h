@@ -1,6 +1,5 @@
 #pragma once
 
-#include <array>
 #include <memory>
 #include <string>
 
@@ -36,8 +35,6 @@ class CpuBackend final : public Backend {
   DType activation_dtype(DType) const override { return DType::kFloat32; }
   PackedLinear pack_linear(const LinearSource& source, Stream& stream) override;
   int64_t kv_block_bytes(const KvLayer& shape) const override;
-  size_t batch_plan_bytes(int32_t, int32_t) const override { return 0; }
-  std::array<int32_t, 8> plan_batch(const RaggedBatch&, std::byte*) const override { return {}; }
   size_t moe_scratch_bytes(const MoeShape& shape) const override;
   size_t sample_scratch_bytes(int64_t, int64_t) const override { return 0; }
   int64_t available_memory() const override;

@@ -1,5 +1,8 @@
 #pragma once
 
+#include <cstdint>
+#include <span>
+
 #include "backend/kv_cache.h"
 #include "core/tensor.h"
 

@@ -76,6 +76,7 @@ class Case {
     for (int32_t s = 0; s < sequences; ++s) block_starts_.push_back(s * blocks);
     batch_.block_starts = block_starts_.data();
     batch_.max_query_len = queries;
+    batch_.num_single_queries = queries == 1 ? sequences : 0;
     q_.resize(static_cast<size_t>(batch_.num_tokens * heads.heads * heads.dim));
     std::minstd_rand random(3);
     for (float& value : q_) value = static_cast<float>(random() % 2048) / 1024.0f - 1.0f;

@@ -55,6 +55,7 @@ class Case {
         flops_ += 4.0 * 0.5 * (heads.dim + heads.value_dim) * heads.heads * (q * hidden + q * (q + 1.0) / 2.0);
         keys_ += alike.context;
         batch_.max_query_len = std::max(batch_.max_query_len, alike.queries);
+        batch_.num_single_queries += alike.queries == 1;
       }
     }
     KvLayer kv{.dtype = DType::kBFloat16,
@@ -87,9 +88,6 @@ class Case {
     batch_.num_sequences = static_cast<int32_t>(contexts.size());
     batch_.query_start = starts.data();
     batch_.context_lens = contexts.data();
-    std::vector<std::byte> plan(backend.batch_plan_bytes(batch_.num_tokens, batch_.num_sequences) + 1);
-    batch_.plan.counts = backend.plan_batch(batch_, plan.data());
-    batch_.plan.data = upload(plan);
     batch_.query_start = upload(starts);
     batch_.context_lens = upload(contexts);
     batch_.block_tables = upload(tables);

@@ -95,8 +95,6 @@ class PagedStep {
   int32_t first_row(size_t sequence) const { return query_start_[sequence]; }
   const std::vector<Sequence>& sequences() const { return sequences_; }
 
-  void plan() { batch_.plan.counts = backend_.plan_batch(batch_, plan_memory_.data()); }
-
   void enqueue() {
     AttentionArgs args;
     args.q = q_.tensor().heads(shape_.heads, shape_.head_dim);
@@ -250,6 +248,7 @@ class PagedStep {
       query_start_.push_back(query_start_.back() + sequence.queries);
       contexts_.push_back(sequence.context);
       batch_.max_query_len = std::max(batch_.max_query_len, sequence.queries);
+      batch_.num_single_queries += sequence.queries == 1;
       block_starts_.push_back(static_cast<int32_t>(block_starts_.size()) * max_blocks_);
     }
     const int32_t num_tokens = query_start_.back();
@@ -262,7 +261,6 @@ class PagedStep {
     batch_.context_lens = contexts_.data();
     batch_.block_tables = tables_.data();
     batch_.block_starts = block_starts_.data();
-    plan_memory_.resize(backend_.batch_plan_bytes(num_tokens, batch_.num_sequences) + 1);
   }
 
   void fill_queries() {
@@ -288,7 +286,6 @@ class PagedStep {
   Numbers q_{DType::kFloat32, 0, 1}, out_{DType::kFloat32, 0, 1};
   RaggedBatch batch_;
   Shared<float> slopes_, sinks_;
-  std::vector<std::byte> plan_memory_;
 };
 
 /// Of weights that are rounded to the 16-bit type before they meet values of size 2, and of the result.
@@ -457,25 +454,6 @@ TEST(attention, values_in_keys_give_the_defined_result) {
   }
 }
 
-TEST(attention, a_planned_step_gives_the_bits_of_an_unplanned_one) {
-  QUIRE_NEED_ACCELERATOR();
-  for (const bool deterministic : {false, true}) {
-    for (const auto& sequences : {kDecodeStep, kMixedStep, kPrompt}) {
-      PagedStep unplanned(*accelerator(deterministic), {}, sequences);
-      PagedStep planned(*accelerator(deterministic), {}, sequences);
-      planned.plan();
-      const Numbers& expected = unplanned.attend();
-      const Numbers& got = planned.attend();
-      for (size_t s = 0; s < sequences.size(); ++s) {
-        if (sequences[s].context == 0) continue;
-        for (int32_t row = planned.first_row(s); row < planned.first_row(s + 1); ++row) {
-          ASSERT_TRUE(got.row_bits_equal(row, expected, row)) << row;
-        }
-      }
-    }
-  }
-}
-
 TEST(attention, a_recorded_step_serves_later_ones) {
   QUIRE_NEED_ACCELERATOR();
   for (const bool deterministic : {false, true}) {
@@ -486,7 +464,6 @@ TEST(attention, a_recorded_step_serves_later_ones) {
       constexpr int32_t kSteps = 20;
       Backend& backend = *accelerator(deterministic);
       PagedStep step(backend, shape, kDecodeStep, kSteps);
-      step.plan();
       step.attend();  // once without, so that everything is loaded
       backend.begin_recording(step.stream());
       step.enqueue();

@@ -1,6 +1,5 @@
 #pragma once
 
-#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -43,12 +42,6 @@ class ForwardingBackend : public Backend {
     return real_->pack_linear(source, stream);
   }
   int64_t kv_block_bytes(const KvLayer& shape) const override { return real_->kv_block_bytes(shape); }
-  size_t batch_plan_bytes(int32_t max_tokens, int32_t max_sequences) const override {
-    return real_->batch_plan_bytes(max_tokens, max_sequences);
-  }
-  std::array<int32_t, 8> plan_batch(const RaggedBatch& batch, std::byte* memory) const override {
-    return real_->plan_batch(batch, memory);
-  }
   size_t moe_scratch_bytes(const MoeShape& shape) const override { return real_->moe_scratch_bytes(shape); }
   size_t sample_scratch_bytes(int64_t num_rows, int64_t vocabulary) const override {
     return real_->sample_scratch_bytes(num_rows, vocabulary);

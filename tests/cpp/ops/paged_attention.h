@@ -213,10 +213,8 @@ class PagedStep {
     batch_.block_starts = block_starts_.data();
     for (const StepSequence& sequence : sequences_) {
       batch_.max_query_len = std::max(batch_.max_query_len, sequence.queries);
+      batch_.num_single_queries += sequence.queries == 1;
     }
-    plan_.resize(machine_.backend->batch_plan_bytes(batch_.num_tokens, batch_.num_sequences));
-    batch_.plan.counts = machine_.backend->plan_batch(batch_, plan_.data());
-    batch_.plan.data = plan_.data();
   }
 
   OpMachine& machine_;
@@ -227,7 +225,6 @@ class PagedStep {
   int32_t max_blocks_ = 1;
   OpVector<int32_t> tables_;
   OpVector<int32_t> query_start_, contexts_, positions_, block_starts_;
-  OpVector<std::byte> plan_;
   Floats q_{{0, 1, 1}};
   RaggedBatch batch_;
   OpVector<float> slopes_, sinks_;

@@ -1,6 +1,5 @@
 #pragma once
 
-#include <array>
 #include <cstdlib>
 #include <cstring>
 #include <memory>
@@ -57,20 +56,13 @@ class HostBackend final : public Backend {
     return int64_t{shape.block_size} * shape.num_kv_heads * (shape.head_dim + shape.v_head_dim) *
            dtype_bytes(shape.dtype);
   }
-  size_t batch_plan_bytes(int32_t, int32_t max_sequences) const override { return plan_bytes * max_sequences; }
-  /// A plan that says how many keys each sequence has.
-  std::array<int32_t, 8> plan_batch(const RaggedBatch& batch, std::byte* memory) const override {
-    if (plan_bytes > 0) std::memcpy(memory, batch.context_lens, plan_bytes * batch.num_sequences);
-    return {batch.num_sequences};
-  }
   size_t moe_scratch_bytes(const MoeShape& shape) const override { return moe_bytes * shape.num_tokens * shape.top_k; }
   size_t sample_scratch_bytes(int64_t num_rows, int64_t) const override { return 8 * static_cast<size_t>(num_rows); }
   int64_t available_memory() const override { return int64_t{1} << 30; }
   int64_t total_memory() const override { return int64_t{1} << 31; }
   int num_threads() const override { return 1; }
 
-  size_t plan_bytes = 0;  ///< per sequence
-  size_t moe_bytes = 0;   ///< per token and expert it goes to
+  size_t moe_bytes = 0;  ///< per token and expert it goes to
   bool records = false;
   bool recording_fails = false;
   int num_launches = 0;  ///< of graphs

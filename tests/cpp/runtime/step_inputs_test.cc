@@ -14,8 +14,6 @@ namespace {
 
 class StepInputsTest : public testing::Test {
  protected:
-  StepInputsTest() { backend_.plan_bytes = sizeof(int32_t); }
-
   StepArgs load(const std::vector<PlannedSequence>& sequences, const SampleBatch& samples = {}, int32_t padding = 0) {
     plan_.sequences = sequences;
     plan_.num_tokens = 0;
@@ -68,8 +66,7 @@ TEST_F(StepInputsTest, packs_a_chunk_and_a_single_token_side_by_side) {
   EXPECT_EQ(read(batch.block_tables + batch.block_starts[0], 2), (std::vector<int32_t>{4, 9}));
   EXPECT_EQ(batch.block_tables[batch.block_starts[1]], 7);
   EXPECT_EQ(batch.max_query_len, 4);
-  EXPECT_EQ(batch.plan.counts[0], 2);
-  EXPECT_EQ(read(static_cast<const int32_t*>(batch.plan.data), 2), (std::vector<int32_t>{10, 3}));
+  EXPECT_EQ(batch.num_single_queries, 1);
   EXPECT_EQ(backend_.num_copies, 1);
 }
 
@@ -145,7 +142,6 @@ TEST_F(StepInputsTest, addresses_depend_on_the_shape_alone) {
   EXPECT_EQ(one.batch.token_ids, two.batch.token_ids);
   EXPECT_EQ(one.batch.block_tables, two.batch.block_tables);
   EXPECT_EQ(one.batch.block_starts, two.batch.block_starts);
-  EXPECT_EQ(one.batch.plan.data, two.batch.plan.data);
   EXPECT_EQ(one.rows, two.rows);
   EXPECT_EQ(one.ids, two.ids);
   EXPECT_EQ(one.biases, two.biases);
@@ -160,7 +156,7 @@ TEST_F(StepInputsTest, allocates_nothing_but_for_unusually_long_lists) {
   SampleBatch samples;
   for (int32_t r = 0; r < 80; ++r) samples.add(0, {});
   inputs();
-  EXPECT_EQ(backend_.num_bytes, 3 * StepInputs::bytes(backend_, {64, 16, 80}, 10)) << "two of them of the host";
+  EXPECT_EQ(backend_.num_bytes, 3 * StepInputs::bytes({64, 16, 80}, 10)) << "two of them of the host";
   const int allocations = backend_.num_allocations;
   for (int32_t length = 1; length <= 64; ++length) load({planned(tokens, blocks, 0, length)}, samples);
   EXPECT_EQ(backend_.num_allocations, allocations);

@@ -1,6 +1,5 @@
 #pragma once
 
-#include <array>
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
@@ -72,8 +71,6 @@ class PlainBackend : public Backend {
   }
 
   int64_t kv_block_bytes(const KvLayer&) const override { return 0; }
-  size_t batch_plan_bytes(int32_t, int32_t) const override { return 0; }
-  std::array<int32_t, 8> plan_batch(const RaggedBatch&, std::byte*) const override { return {}; }
   size_t moe_scratch_bytes(const MoeShape&) const override { return 0; }
   size_t sample_scratch_bytes(int64_t, int64_t) const override { return 0; }
   int64_t available_memory() const override { return 0; }
