@@ -42,8 +42,8 @@ struct SchedulerStats {
 ///
 /// Life of a sequence: add -> waiting -> (plan) running -> append tokens -> finish or abort. When blocks run out, the
 /// youngest running ones are preempted and wait, first in line:
-/// - sequences of one request, if there are several and the host has room, are swapped out together: their blocks move
-///   to the host, and come back when all of them have room again;
+/// - the sequences of one request, if there are several and the host has room, are swapped out together: their blocks
+///   move to the host, and come back when all of them have room again;
 /// - else the youngest sequence alone: its blocks are released, and it is computed again.
 ///
 /// Life of a step: plan -> launched -> settle. The next step can be planned when one has been launched and not settled
