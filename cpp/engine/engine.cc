@@ -1,6 +1,7 @@
 #include "quire/engine.h"
 
 #include <chrono>
+#include <exception>
 #include <mutex>
 #include <new>
 #include <random>
@@ -106,9 +107,9 @@ std::shared_ptr<const Vocabulary> read_vocabulary(const OpenModel& model) {
   return vocabulary;
 }
 
-std::unique_ptr<Runner> load_runner(OpenModel& model) {
+std::unique_ptr<Runner> load_runner(OpenModel& model, const LoadProgress& progress) {
   std::unique_ptr<Stream> stream = model.backend->create_stream();
-  ModelWeights weights = load_weights(model, *stream);
+  ModelWeights weights = load_weights(model, *stream, progress);
   return std::make_unique<Runner>(model.folder.spec, std::move(weights), std::move(model.backend), std::move(stream),
                                   RunnerConfig{.max_num_batched_tokens = *model.config.max_num_batched_tokens,
                                                .max_num_seqs = model.config.max_num_seqs,
@@ -137,14 +138,14 @@ SchedulerConfig scheduler_config(const OpenModel& model) {
 
 }  // namespace
 
-std::unique_ptr<Engine> start_engine(OpenModel model) {
+std::unique_ptr<Engine> start_engine(OpenModel model, const LoadProgress& progress) {
   auto vocabulary = read_vocabulary(model);
   RequestContext context{.vocabulary = vocabulary,
                          .eos_ids = model.folder.generation.eos_token_ids,
                          .max_model_len = model.description.memory.max_model_len,
                          .logprobs_mode = model.config.logprobs_mode,
                          .seed = model.config.seed};
-  auto loop = std::make_shared<Loop>(load_runner(model), scheduler_config(model), std::move(context),
+  auto loop = std::make_shared<Loop>(load_runner(model, progress), scheduler_config(model), std::move(context),
                                      model.config.max_queued_requests);
   log(LogLevel::kInfo,
       detail::join_message("[engine] ready: ", model.description.model.architecture, " on ", model.description.backend,
@@ -153,8 +154,22 @@ std::unique_ptr<Engine> start_engine(OpenModel model) {
   return std::make_unique<LocalEngine>(model.description, model.config, std::move(vocabulary), std::move(loop));
 }
 
-std::unique_ptr<Engine> Engine::create(const EngineConfig& config) {
-  return with_own_errors([&] { return start_engine(open_model(config)); });
+std::unique_ptr<Engine> Engine::create(const EngineConfig& config, const LoadProgress& progress) {
+  std::exception_ptr of_progress;
+  const LoadProgress watched = [&](double share) {
+    try {
+      progress(share);
+    } catch (...) {
+      of_progress = std::current_exception();
+      throw;
+    }
+  };
+  try {
+    return with_own_errors([&] { return start_engine(open_model(config), progress ? watched : progress); });
+  } catch (...) {
+    if (of_progress) std::rethrow_exception(of_progress);
+    throw;
+  }
 }
 
 ModelDescription Engine::describe(const EngineConfig& config) {

@@ -56,10 +56,10 @@ WeightSummary check(const OpenModel& model, std::optional<DType> dtype) {
 
 }  // namespace
 
-ModelWeights load_weights(const OpenModel& model, Stream& stream) {
+ModelWeights load_weights(const OpenModel& model, Stream& stream, const LoadProgress& progress) {
   log(LogLevel::kInfo, describe_plan(model.description.memory, model.description.backend));
   if (!model.checkpoint) return load_dummy_weights(model.folder, model.weight_dtype, *model.backend, stream);
-  return load_weights(model.folder, *model.checkpoint, model.weight_dtype, *model.backend, stream);
+  return load_weights(model.folder, *model.checkpoint, model.weight_dtype, *model.backend, stream, progress);
 }
 
 OpenModel open_model(const EngineConfig& config) {

@@ -28,7 +28,7 @@ struct OpenModel {
 };
 
 /// Say in the log where the memory goes, then bring the weights into the backend's memory. Raises: as load_weights().
-ModelWeights load_weights(const OpenModel& model, Stream& stream);
+ModelWeights load_weights(const OpenModel& model, Stream& stream, const LoadProgress& progress);
 
 /// Raises: as Engine::create().
 OpenModel open_model(const EngineConfig& config);

@@ -8,6 +8,6 @@
 namespace quire {
 
 /// Read the weights of an opened model and start the thread that runs it. Raises: as Engine::create().
-std::unique_ptr<Engine> start_engine(OpenModel model);
+std::unique_ptr<Engine> start_engine(OpenModel model, const LoadProgress& progress = {});
 
 }  // namespace quire

@@ -1,5 +1,6 @@
 #include "quire/engine.h"
 
+#include <nanobind/stl/function.h>
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/pair.h>
 #include <nanobind/stl/shared_ptr.h>
@@ -152,7 +153,7 @@ void bind_engine(nb::module_& module) {
            "A file descriptor that is readable while there is something; it becomes so once per step at most.");
 
   nb::class_<Engine>(module, "Engine", "Runs one model on a thread of its own; see include/quire/engine.h.")
-      .def_static("create", &Engine::create, nb::arg("config"), ReleaseGil())
+      .def_static("create", &Engine::create, nb::arg("config"), nb::arg("progress") = nb::none(), ReleaseGil())
       .def_static("describe", &Engine::describe, nb::arg("config"), ReleaseGil())
       .def_static("families", &Engine::families)
       .def_static("now", &Engine::now)

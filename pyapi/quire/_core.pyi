@@ -2,7 +2,7 @@
 The engine: what include/quire offers to C++, without any logic of its own. Users import quire.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 import enum
 
 
@@ -565,7 +565,7 @@ class Engine:
     """Runs one model on a thread of its own; see include/quire/engine.h."""
 
     @staticmethod
-    def create(config: EngineConfig) -> Engine: ...
+    def create(config: EngineConfig, progress: Callable[[float], None] | None = None) -> Engine: ...
 
     @staticmethod
     def describe(config: EngineConfig) -> ModelDescription: ...

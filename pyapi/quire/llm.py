@@ -15,6 +15,7 @@ from quire import engine_log
 from quire.arguments import EngineArgs
 from quire.engine_view import EngineView
 from quire.generation import EngineHandle, RequestStream, run_batch
+from quire.loading import LoadBar
 from quire.outputs import RequestOutput
 from quire.prompts import encode_prompts, read_prompts, read_sampling
 from quire.sampling import SamplingParams
@@ -117,13 +118,15 @@ class LLM:
         self.arguments = arguments
         self._tokenizer: Any = None
         # The engine checks all files of the folder before it reads a weight, so its errors come first.
+        bar = LoadBar()
         try:
-            core = _core.Engine.create(config)
+            core = _core.Engine.create(config, bar)
         except NotImplementedError as error:
             if _brings_code(config.model):
                 raise NotImplementedError(f"{error} {_REMOTE_CODE}") from None
             raise
         finally:
+            bar.close()
             engine_log.forward()
         self._process = os.getpid()
         self._engine = EngineHandle(core, has_text=not arguments.skip_tokenizer_init)

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -78,13 +79,16 @@ struct EngineStats {
   int64_t num_finished_requests = 0;
 };
 
+/// Called by the thread that opens a model, with the share of the weights that has been read, in [0, 1].
+using LoadProgress = std::function<void(double share)>;
+
 /// Runs one model: an engine thread that schedules and computes, and a queue in front of it.
 /// Thread safety: every method may be called from any thread, also from within a callback, close() excepted.
 class Engine {
  public:
-  /// Read the model and start the engine thread.
-  /// Raises: kNotFound, kInvalidArgument, kUnsupported, kOutOfMemory; see Error.
-  static std::unique_ptr<Engine> create(const EngineConfig& config);
+  /// Read the model and start the engine thread. `progress` is called while weights are read.
+  /// Raises: kNotFound, kInvalidArgument, kUnsupported, kOutOfMemory; see Error. What leaves `progress`.
+  static std::unique_ptr<Engine> create(const EngineConfig& config, const LoadProgress& progress = {});
 
   /// Read what can be known about a folder without its weights.
   /// Raises: as create().

@@ -70,6 +70,26 @@ TEST_F(EngineTest, resolves_its_configuration) {
   EXPECT_EQ(architectures, (std::vector<std::string>{"LlamaForCausalLM", "LLaMAForCausalLM"}));
 }
 
+TEST_F(EngineTest, tells_how_much_of_the_weights_has_been_read) {
+  std::vector<double> shares;
+  const auto engine = Engine::create({.model = folder_->path()}, [&](double share) { shares.push_back(share); });
+  EXPECT_GT(shares.size(), 3u);
+  EXPECT_TRUE(std::ranges::is_sorted(shares));
+  EXPECT_GT(shares.front(), 0.0);
+  EXPECT_EQ(shares.back(), 1.0);
+}
+
+TEST_F(EngineTest, what_leaves_the_progress_of_loading_ends_it_as_it_is) {
+  struct EnoughOfIt {};
+  int calls = 0;
+  const LoadProgress stop = [&](double) {
+    ++calls;
+    throw EnoughOfIt{};
+  };
+  EXPECT_THROW(Engine::create({.model = folder_->path()}, stop), EnoughOfIt);
+  EXPECT_EQ(calls, 1);
+}
+
 TEST_F(EngineTest, ends_at_max_tokens_with_the_text_of_its_tokens) {
   const SequenceOutput output = first(greedy(10));
   EXPECT_EQ(output.token_ids.size(), 10u);
