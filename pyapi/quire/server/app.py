@@ -20,7 +20,7 @@ from quire.server.completions import create_completion
 from quire.server.errors import ApiError
 from quire.server.gate import Gate
 from quire.server.protocol import ChatRequest, CompletionRequest, DetokenizeRequest, TokenizeRequest
-from quire.server.reading import read_body
+from quire.server.reading import read_body, require_json
 from quire.server.service import Service
 from quire.server.strict_json import parse_object
 from quire.server.tokens import detokenize, tokenize
@@ -223,6 +223,7 @@ def _add_schemas(app: FastAPI, schemas: dict[str, Any], with_key: bool) -> None:
 
 async def read_object(service: Service, request: Request) -> dict[str, Any]:
     """A body as a JSON object. Raises: ApiError; ClientGone."""
+    require_json(request.scope)
     arguments = service.arguments
     body = await read_body(request.scope, request.receive, arguments.max_body_bytes, arguments.request_timeout)
     return parse_object(body)

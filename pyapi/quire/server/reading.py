@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
-from quire.server.errors import ApiError
+from quire.server.errors import ApiError, shortened
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -22,6 +22,18 @@ class ClientGone(Exception):
 def header(scope: Scope, name: bytes) -> bytes:
     """The first header of that name (in lower case); empty if there is none."""
     return next((bytes(value) for key, value in scope["headers"] if key == name), b"")
+
+
+def require_json(scope: Scope) -> None:
+    """Raises: ApiError 415 if the body is not said to be JSON.
+
+    Pages of other sites can have a browser send other kinds of bodies here, with the key that it remembers, without
+    asking first.
+    """
+    kind = header(scope, b"content-type").partition(b";")[0].strip().lower()
+    if kind != b"application/json":
+        shown = shortened(repr(kind.decode("latin-1"))) if kind else "no Content-Type"
+        raise ApiError(415, f"The body must be JSON, with Content-Type: application/json; got {shown}.")
 
 
 async def read_body(scope: Scope, receive: Receive, max_bytes: int, seconds: float) -> bytes:

@@ -212,6 +212,22 @@ def test_nothing_is_written_into_an_answer_that_is_under_way(strict: ServerProce
     assert alive(strict)
 
 
+@pytest.mark.parametrize(
+    "kind", [b"", b"Content-Type: text/plain\r\n", b"Content-Type: application/x-www-form-urlencoded\r\n"]
+)
+def test_bodies_that_a_foreign_page_can_have_sent_are_refused(strict: ServerProcess, kind: bytes) -> None:
+    head = b"POST /v1/completions HTTP/1.1\r\nHost: x\r\n" + kind + b"Content-Length: %d\r\n\r\n" % len(BODY)
+    answer = exchange(strict, head + BODY)
+    assert status_of(answer) == 415
+    assert b"Content-Type: application/json" in answer
+
+
+@pytest.mark.parametrize("kind", [b"application/json; charset=utf-8", b"Application/JSON"])
+def test_other_ways_to_say_json_are_understood(strict: ServerProcess, kind: bytes) -> None:
+    head = GOOD.replace(b"application/json", kind)
+    assert status_of(exchange(strict, head)) == 200
+
+
 @pytest.mark.parametrize("method", ["GET", "PUT", "DELETE", "PATCH", "HEAD", "TRACE", "PROPFIND"])
 def test_other_methods_are_refused(strict: ServerProcess, method: str) -> None:
     answer = exchange(strict, f"{method} /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n".encode())
