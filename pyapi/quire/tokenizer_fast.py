@@ -11,6 +11,9 @@ from quire.tokenizer_config import TokenizerConfig
 # Classes of transformers that build the post-processor from these two fields, whatever tokenizer.json says.
 _BUILDS_POST_PROCESSOR = {"LlamaTokenizer", "CodeLlamaTokenizer", "GemmaTokenizer"}
 
+# The library holds Python's lock while it encodes one text, and lets go of it for a batch, which costs a little more.
+_SHORT_TEXT = 1024
+
 
 class FastTokenizer:
     """Ids and texts of one `tokenizers.Tokenizer`, wherever it was read from."""
@@ -23,9 +26,9 @@ class FastTokenizer:
 
     def encode(self, texts: Sequence[str], add_special_tokens: bool) -> list[list[int]]:
         try:
-            if len(texts) == 1:
+            if len(texts) == 1 and len(texts[0]) <= _SHORT_TEXT:
                 return [list(self._tokenizer.encode(texts[0], add_special_tokens=add_special_tokens).ids)]
-            encodings = self._tokenizer.encode_batch(list(texts), add_special_tokens=add_special_tokens)
+            encodings = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=add_special_tokens)
         except BaseException as error:
             raise refused(error, "The tokenizer cannot encode the text") from None
         return [list(encoding.ids) for encoding in encodings]

@@ -224,18 +224,25 @@ def test_token_ids_and_names_of_vllm(async_llm: AsyncLLM) -> None:
 
 def test_long_texts_are_encoded_elsewhere(async_llm: AsyncLLM) -> None:
     async def run() -> None:
-        turns = 0
+        longest_gap = 0.0
 
-        async def count() -> None:
-            nonlocal turns
+        async def watch() -> None:
+            nonlocal longest_gap
+            last = time.perf_counter()
             while True:
-                turns += 1
                 await asyncio.sleep(0)
+                now = time.perf_counter()
+                longest_gap = max(longest_gap, now - last)
+                last = now
 
-        counting = asyncio.create_task(count())
-        ids = await async_llm.encode("the thing " * 20_000)
-        counting.cancel()
-        assert len(ids) > 20_000 and turns > 10
+        watching = asyncio.create_task(watch())
+        await asyncio.sleep(0.01)
+        start = time.perf_counter()
+        ids = await async_llm.encode("the thing " * 200_000)
+        seconds = time.perf_counter() - start
+        watching.cancel()
+        # A lock that is held while a text is encoded would make one gap of it all.
+        assert len(ids) > 200_000 and longest_gap < seconds / 3
 
     asyncio.run(run())
 
