@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 HELP = """\
@@ -180,8 +180,13 @@ def _silence_stdout() -> None:
 def main(words: Sequence[str] | None = None) -> int:
     """Run one command and return the exit status: 0, 1 for an error, 2 for a wrong command line."""
     words = sys.argv[1:] if words is None else list(words)
+    return guarded("quire", words, lambda: _run(list(words)))
+
+
+def guarded(program: str, words: Sequence[str], run: Callable[[], int]) -> int:
+    """The exit status of `run`, whose errors become one line; with --debug among the words they are raised."""
     try:
-        status = _run(list(words))
+        status = run()
         sys.stdout.flush()
         return status
     except BrokenPipeError:
@@ -193,7 +198,7 @@ def main(words: Sequence[str] | None = None) -> int:
     except Exception as error:
         if "--debug" in words:
             raise
-        print(f"quire: error: {one_line(error)}", file=sys.stderr)
+        print(f"{program}: error: {one_line(error)}", file=sys.stderr)
         return EXIT_USAGE if isinstance(error, UsageError) else EXIT_ERROR
 
 

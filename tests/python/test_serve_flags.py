@@ -315,8 +315,8 @@ def test_debug_shows_where_it_failed(tmp_path: Path) -> None:
     assert "Traceback" in result.stderr
 
 
-def test_vllms_module_is_the_same_command() -> None:
-    module = "quire.entrypoints.openai.api_server"
+@pytest.mark.parametrize("module", ["quire.entrypoints.openai.api_server", "quire.entrypoints.api_server"])
+def test_vllms_modules_are_the_same_command(module: str) -> None:
     wrong = start("--model", "m", "--port", "x", module=module)
     assert (wrong.returncode, wrong.stderr.count("\n")) == (2, 1)
     assert "--port: expected an integer, got 'x'" in wrong.stderr

@@ -11,13 +11,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 import time
 from typing import Any
 
 from quire.client import DEFAULT_URL, Client, ServerError
 from quire.commands import console
-from quire.commands.flags import add_sampling_flags
+from quire.commands.flags import add_prompt_flags, add_sampling_flags
 from quire.commands.remote import add_server_flags, connect, request_body
 
 USAGE = "[PROMPT] [FLAG ...]"
@@ -27,14 +26,7 @@ DEFAULTS = {"max_tokens": 256}
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Add the flags of `quire complete`."""
-    parser.add_argument("prompt", nargs="?", metavar="PROMPT", help="text to complete; - for stdin")
-    parser.add_argument("--file", metavar="FILE", help="read the prompt from a file")
-    parser.add_argument(
-        "--echo",
-        action=argparse.BooleanOptionalAction,
-        default=sys.stdout.isatty(),
-        help="print the prompt before the text (default: on a terminal)",
-    )
+    add_prompt_flags(parser)
     parser.add_argument("--json", action="store_true", help="print the server's answer as it is, at the end")
     parser.add_argument("--quiet", action="store_true", help="no line about speed at the end")
     add_server_flags(parser, DEFAULT_URL)

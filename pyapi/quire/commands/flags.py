@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Callable
 from dataclasses import Field, fields
 from typing import Any
@@ -18,6 +19,18 @@ GROUPS = {
     "access": "Who may use the server, and from which web pages.",
 }
 """What --help says below the title of a group."""
+
+
+def add_prompt_flags(parser: argparse.ArgumentParser) -> None:
+    """The text to complete, where it comes from, and whether it is shown."""
+    parser.add_argument("prompt", nargs="?", metavar="PROMPT", help="text to complete; - for stdin")
+    parser.add_argument("--file", metavar="FILE", help="read the prompt from a file")
+    parser.add_argument(
+        "--echo",
+        action=argparse.BooleanOptionalAction,
+        default=sys.stdout.isatty(),
+        help="print the prompt before the text (default: on a terminal)",
+    )
 
 
 def add_sampling_flags(parser: argparse.ArgumentParser, defaults: dict[str, Any]) -> None:

@@ -15,7 +15,6 @@ import argparse
 import json
 import math
 import os
-import sys
 import time
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
@@ -23,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from quire.arguments import EngineArgs
 from quire.cli import EXIT_ERROR, UsageError
 from quire.commands import console
-from quire.commands.flags import add_engine_flags, add_sampling_flags, given
+from quire.commands.flags import add_engine_flags, add_prompt_flags, add_sampling_flags, given
 from quire.sampling import SamplingParams, core_sampling
 
 if TYPE_CHECKING:
@@ -41,14 +40,7 @@ ENGINE_FLAGS_LEFT_OUT = ("seed",)
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Add the flags of `quire generate`."""
-    parser.add_argument("prompt", nargs="?", metavar="PROMPT", help="text to complete; - for stdin")
-    parser.add_argument("--file", metavar="FILE", help="read the prompt from a file")
-    parser.add_argument(
-        "--echo",
-        action=argparse.BooleanOptionalAction,
-        default=sys.stdout.isatty(),
-        help="print the prompt before the text (default: on a terminal)",
-    )
+    add_prompt_flags(parser)
     parser.add_argument("--json", action="store_true", help="print JSON at the end: text, token ids, log-probabilities")
     parser.add_argument("--quiet", action="store_true", help="no line about speed at the end")
     add_sampling_flags(parser, DEFAULTS)

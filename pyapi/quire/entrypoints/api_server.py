@@ -7,24 +7,24 @@ import os
 import sys
 from collections.abc import Sequence
 
-from quire.cli import EXIT_ERROR, EXIT_USAGE, UsageError, one_line
+from quire.cli import guarded
 
 
 def main(words: Sequence[str]) -> int:
     """Serve until told to end, and return the exit status."""
+    from quire.commands.serve import notes
     from quire.server_arguments import parse_server_args
 
-    try:
+    def run() -> int:
         arguments = parse_server_args(words, os.environ)
+        for line in notes(arguments):
+            print(f"api_server: {line}", file=sys.stderr)
         from quire.server.demo import demo_app
         from quire.server.run import serve
 
         return serve(arguments, demo_app)
-    except Exception as error:
-        if "--debug" in words:
-            raise
-        print(f"api_server: error: {one_line(error)}", file=sys.stderr)
-        return EXIT_USAGE if isinstance(error, UsageError) else EXIT_ERROR
+
+    return guarded("api_server", words, run)
 
 
 if __name__ == "__main__":
