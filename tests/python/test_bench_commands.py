@@ -18,15 +18,16 @@ from quire.commands.bench_data import DataFlags, Sample, samples
 from quire.commands.bench_plot import Panel, draw, rate_over_time, shares, ticks
 from quire.commands.bench_serve import metrics
 from quire.commands.bench_streams import Answer, read_answer
-from running_server import running_server
+from server_process import running_server
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
 @pytest.fixture(scope="module")
-def server(tiny_llama: Path) -> Iterator[str]:
-    with running_server(str(tiny_llama), "--served-model-name", "tiny", "--kv-cache-memory-bytes", "4M") as url:
-        yield url
+def server(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    words = [str(tiny_llama), "--served-model-name", "tiny", "--kv-cache-memory-bytes", "4M"]
+    with running_server(tmp_path_factory.mktemp("server"), *words) as running:
+        yield running.url
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ import pytest
 
 from quire import LLM, SamplingParams
 from quire.client import Address, Client, ServerError, api_key
-from running_server import running_server
+from server_process import running_server
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -25,11 +25,11 @@ FIXED = ["--temperature", "0", "--max-tokens", "12", "--ignore-eos"]
 
 
 @pytest.fixture(scope="module")
-def server(tiny_llama: Path) -> Iterator[str]:
+def server(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The tiny Llama behind a key."""
     words = ["--served-model-name", "tiny", "other", "--api-key", "sesame", "--kv-cache-memory-bytes", "4M"]
-    with running_server(str(tiny_llama), *words) as url:
-        yield url
+    with running_server(tmp_path_factory.mktemp("server"), str(tiny_llama), *words) as running:
+        yield running.url
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ import standin_hub
 import tiny
 from quire import EngineArgs, hub
 from quire.client import Client
-from running_server import running_server
+from server_process import running_server
 from standin_hub import COMMIT, StandInHub
 
 STORYTELLER = Path(quire.__file__).parent / "storyteller"
@@ -149,9 +149,10 @@ def test_llm_takes_a_name(stand_in: StandInHub, tmp_path: Path) -> None:
 def test_a_server_serves_a_name(stand_in: StandInHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {"HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "0", "HF_ENDPOINT": stand_in.url}.items():
         monkeypatch.setenv(name, value)
-    with running_server("org/story") as url:
-        assert Client(url).model() == ("org/story", 1024)
-        answer = Client(url).post("/v1/completions", {"model": "org/story", "prompt": "Once", "max_tokens": 3})
+    with running_server(tmp_path, "org/story") as running:
+        client = Client(running.url)
+        assert client.model() == ("org/story", 1024)
+        answer = client.post("/v1/completions", {"model": "org/story", "prompt": "Once", "max_tokens": 3})
     assert answer["usage"]["completion_tokens"] == 3
 
 

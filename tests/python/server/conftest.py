@@ -5,6 +5,7 @@ from pathlib import Path
 
 import openai
 import pytest
+
 from server_process import CHAT_TEMPLATE, ServerProcess, running_server
 
 SMALL_CACHE = ("--kv-cache-memory-bytes", "32M")

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import openai
 import pytest
-from server_process import ServerProcess, running_server
 
 from quire.server.auth import KeyCheck
+from server_process import ServerProcess, running_server
 
 KEY = "sk-a-key-of-some-length"
 BODY = {"model": "storyteller", "prompt": "Once", "max_tokens": 1}

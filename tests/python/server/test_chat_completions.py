@@ -8,6 +8,7 @@ from typing import Any
 import openai
 import pytest
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
+
 from server_process import CHAT_TEMPLATE, ServerProcess, events, running_server
 
 MODEL = "stories"

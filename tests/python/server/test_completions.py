@@ -7,6 +7,7 @@ from typing import Any
 import openai
 import pytest
 from openai.types import Completion, Model
+
 from server_process import ServerProcess
 
 MODEL = "storyteller"

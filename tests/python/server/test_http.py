@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from server_process import ServerProcess, running_server
 
 BODY = json.dumps({"model": "storyteller", "prompt": "Once", "max_tokens": 1}).encode()

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from server_process import ServerProcess, running_server
 
 MODEL = "storyteller"

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 from chromium import Browser, Tab, chromium, program, wait_for
-from server_process import ServerProcess, running_server
 from stand_in import ANSWER, STORY, StandIn, serving
 
 from quire.server.page import page
+from server_process import ServerProcess, running_server
 
 DESKTOP = (1280, 800)
 PHONE = (375, 740)

@@ -6,6 +6,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 from poison import Poison, poison
+
 from server_process import ServerProcess
 
 NEIGHBOURS = 16

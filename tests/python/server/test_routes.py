@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from server_process import CHAT_TEMPLATE, ServerProcess, events, running_server
 
 import quire
 from quire import AsyncEngineArgs
@@ -20,6 +19,7 @@ from quire.server.errors import ApiError
 from quire.server.service import Service
 from quire.server.watchdog import Watchdog
 from quire.server_arguments import ServerArgs
+from server_process import CHAT_TEMPLATE, ServerProcess, events, running_server
 
 SMALL = ("--kv-cache-memory-bytes", "4M")
 MESSAGES = [{"role": "user", "content": "Hi"}]
