@@ -8,7 +8,7 @@
 #include "kernels_cuda/ops.h"
 #include "kernels_cuda/portable/probe.h"
 
-namespace quire::cuda {
+namespace quire::gpu {
 namespace {
 
 constexpr size_t kBlasWorkspaceBytes = 32 << 20;
@@ -74,29 +74,29 @@ Device open_device(int ordinal) {
   return device;
 }
 
-class CudaEvent final : public Event {
+class GpuEvent final : public Event {
  public:
-  explicit CudaEvent(cudaEvent_t handle) : handle_(handle) {}
-  ~CudaEvent() override { cudaEventDestroy(handle_); }
-  CudaEvent(const CudaEvent&) = delete;
-  CudaEvent& operator=(const CudaEvent&) = delete;
+  explicit GpuEvent(cudaEvent_t handle) : handle_(handle) {}
+  ~GpuEvent() override { cudaEventDestroy(handle_); }
+  GpuEvent(const GpuEvent&) = delete;
+  GpuEvent& operator=(const GpuEvent&) = delete;
 
-  void record(Stream& stream) override { check(cudaEventRecord(handle_, as_cuda(stream).handle()), "marking a place"); }
+  void record(Stream& stream) override { check(cudaEventRecord(handle_, as_gpu(stream).handle()), "marking a place"); }
   void wait() override { check(cudaEventSynchronize(handle_), "waiting for the device"); }
 
  private:
   cudaEvent_t handle_;
 };
 
-class CudaGraph final : public Graph {
+class GpuGraph final : public Graph {
  public:
-  explicit CudaGraph(cudaGraphExec_t handle) : handle_(handle) {}
-  ~CudaGraph() override { cudaGraphExecDestroy(handle_); }
-  CudaGraph(const CudaGraph&) = delete;
-  CudaGraph& operator=(const CudaGraph&) = delete;
+  explicit GpuGraph(cudaGraphExec_t handle) : handle_(handle) {}
+  ~GpuGraph() override { cudaGraphExecDestroy(handle_); }
+  GpuGraph(const GpuGraph&) = delete;
+  GpuGraph& operator=(const GpuGraph&) = delete;
 
   void launch(Stream& stream) override {
-    check(cudaGraphLaunch(handle_, as_cuda(stream).handle()), "launching recorded work");
+    check(cudaGraphLaunch(handle_, as_gpu(stream).handle()), "launching recorded work");
   }
 
  private:
@@ -116,7 +116,7 @@ int count_devices(std::string& why_none) {
   return count;
 }
 
-CudaBackend::CudaBackend(int ordinal, const BackendOptions& options)
+GpuBackend::GpuBackend(int ordinal, const BackendOptions& options)
     : resources_{.device = open_device(ordinal), .deterministic = options.deterministic}, weights_(ordinal) {
   const Device& device = resources_.device;
   resources_.scratch_bytes = std::max(attention_scratch_bytes(device), linear_scratch_bytes(device));
@@ -131,38 +131,38 @@ CudaBackend::CudaBackend(int ordinal, const BackendOptions& options)
   resources_.blas = blas_.get();
 }
 
-CudaBackend::~CudaBackend() = default;
+GpuBackend::~GpuBackend() = default;
 
 /// A thread starts on device 0: whatever an engine's thread calls first makes this one its own.
-void CudaBackend::use_device() const {
+void GpuBackend::use_device() const {
   check(cudaSetDevice(resources_.device.ordinal), "choosing the device");
 }
 
-std::string CudaBackend::name() const {
+std::string GpuBackend::name() const {
   const Device& device = resources_.device;
   return detail::join_message("cuda:", device.ordinal, " (", device.name, ", sm_", device.compute_capability,
                               blas_ == nullptr ? ", without cuBLASLt: " + why_no_blas_ : "", ")");
 }
 
-const Ops& CudaBackend::ops() const {
-  return cuda::ops();
+const Ops& GpuBackend::ops() const {
+  return gpu::ops();
 }
 
-std::unique_ptr<Stream> CudaBackend::create_stream() {
+std::unique_ptr<Stream> GpuBackend::create_stream() {
   use_device();
   cudaStream_t handle = nullptr;
   check(cudaStreamCreateWithFlags(&handle, cudaStreamNonBlocking), "creating a stream");
-  return std::make_unique<CudaStream>(resources_, handle);
+  return std::make_unique<GpuStream>(resources_, handle);
 }
 
-std::unique_ptr<Event> CudaBackend::create_event() {
+std::unique_ptr<Event> GpuBackend::create_event() {
   use_device();
   cudaEvent_t handle = nullptr;
   check(cudaEventCreateWithFlags(&handle, cudaEventDisableTiming), "creating an event");
-  return std::make_unique<CudaEvent>(handle);
+  return std::make_unique<GpuEvent>(handle);
 }
 
-Buffer CudaBackend::allocate(size_t bytes, MemoryKind kind) {
+Buffer GpuBackend::allocate(size_t bytes, MemoryKind kind) {
   switch (kind) {
     case MemoryKind::kWeights: return weights_.allocate(bytes);
     case MemoryKind::kKvCache: return allocate_zeroed(bytes);
@@ -170,7 +170,7 @@ Buffer CudaBackend::allocate(size_t bytes, MemoryKind kind) {
   }
 }
 
-Buffer CudaBackend::allocate_zeroed(size_t bytes) {
+Buffer GpuBackend::allocate_zeroed(size_t bytes) {
   Buffer buffer = allocate_device(bytes, resources_.device.ordinal);
   if (bytes == 0) return buffer;
   check(cudaMemset(buffer.data(), 0, bytes), "clearing memory");
@@ -179,83 +179,83 @@ Buffer CudaBackend::allocate_zeroed(size_t bytes) {
   return buffer;
 }
 
-Buffer CudaBackend::allocate_host(size_t bytes) {
+Buffer GpuBackend::allocate_host(size_t bytes) {
   use_device();
   return allocate_page_locked(bytes);
 }
 
-void CudaBackend::copy_to_device(void* destination, const void* source, size_t bytes, Stream& stream) {
+void GpuBackend::copy_to_device(void* destination, const void* source, size_t bytes, Stream& stream) {
   use_device();
-  uploader_.copy(destination, source, bytes, as_cuda(stream).handle());
+  uploader_.copy(destination, source, bytes, as_gpu(stream).handle());
 }
 
-void CudaBackend::copy_to_host(void* destination, const void* source, size_t bytes, Stream& stream) {
+void GpuBackend::copy_to_host(void* destination, const void* source, size_t bytes, Stream& stream) {
   enqueue_to_host(destination, source, bytes, stream);
   stream.synchronize();
 }
 
-void CudaBackend::enqueue_to_device(void* destination, const void* source, size_t bytes, Stream& stream) {
+void GpuBackend::enqueue_to_device(void* destination, const void* source, size_t bytes, Stream& stream) {
   if (bytes == 0) return;
   use_device();
-  check(cudaMemcpyAsync(destination, source, bytes, cudaMemcpyDefault, as_cuda(stream).handle()),
+  check(cudaMemcpyAsync(destination, source, bytes, cudaMemcpyDefault, as_gpu(stream).handle()),
         "copying to the device");
 }
 
-void CudaBackend::enqueue_to_host(void* destination, const void* source, size_t bytes, Stream& stream) {
+void GpuBackend::enqueue_to_host(void* destination, const void* source, size_t bytes, Stream& stream) {
   if (bytes == 0) return;
   use_device();
-  check(cudaMemcpyAsync(destination, source, bytes, cudaMemcpyDefault, as_cuda(stream).handle()),
+  check(cudaMemcpyAsync(destination, source, bytes, cudaMemcpyDefault, as_gpu(stream).handle()),
         "copying from the device");
 }
 
-void CudaBackend::begin_recording(Stream& stream) {
+void GpuBackend::begin_recording(Stream& stream) {
   use_device();
   // Thread-local: other threads may allocate and copy meanwhile.
-  check(cudaStreamBeginCapture(as_cuda(stream).handle(), cudaStreamCaptureModeThreadLocal), "starting to record");
+  check(cudaStreamBeginCapture(as_gpu(stream).handle(), cudaStreamCaptureModeThreadLocal), "starting to record");
 }
 
-std::unique_ptr<Graph> CudaBackend::end_recording(Stream& stream) {
+std::unique_ptr<Graph> GpuBackend::end_recording(Stream& stream) {
   use_device();
   cudaGraph_t graph = nullptr;
-  check(cudaStreamEndCapture(as_cuda(stream).handle(), &graph), "recording work");
+  check(cudaStreamEndCapture(as_gpu(stream).handle(), &graph), "recording work");
   cudaGraphExec_t executable = nullptr;
   const cudaError_t error = cudaGraphInstantiate(&executable, graph, 0);
   cudaGraphDestroy(graph);
   check(error, "preparing recorded work");
-  auto recorded = std::make_unique<CudaGraph>(executable);
-  check(cudaGraphUpload(executable, as_cuda(stream).handle()), "preparing recorded work");
+  auto recorded = std::make_unique<GpuGraph>(executable);
+  check(cudaGraphUpload(executable, as_gpu(stream).handle()), "preparing recorded work");
   return recorded;
 }
 
-PackedLinear CudaBackend::pack_linear(const LinearSource& source, Stream& stream) {
+PackedLinear GpuBackend::pack_linear(const LinearSource& source, Stream& stream) {
   use_device();
-  return cuda::pack_linear(source, *this, stream);
+  return gpu::pack_linear(source, *this, stream);
 }
 
-int64_t CudaBackend::kv_block_bytes(const KvLayer& shape) const {
+int64_t GpuBackend::kv_block_bytes(const KvLayer& shape) const {
   return kv_page_bytes(shape);
 }
 
-size_t CudaBackend::moe_scratch_bytes(const MoeShape& shape) const {
-  return cuda::moe_scratch_bytes(shape);
+size_t GpuBackend::moe_scratch_bytes(const MoeShape& shape) const {
+  return gpu::moe_scratch_bytes(shape);
 }
 
-size_t CudaBackend::sample_scratch_bytes(int64_t num_rows, int64_t vocabulary) const {
-  return cuda::sample_scratch_bytes(num_rows, vocabulary);
+size_t GpuBackend::sample_scratch_bytes(int64_t num_rows, int64_t vocabulary) const {
+  return gpu::sample_scratch_bytes(num_rows, vocabulary);
 }
 
-int64_t CudaBackend::available_memory() const {
+int64_t GpuBackend::available_memory() const {
   use_device();
   size_t free_bytes = 0, total_bytes = 0;
   check(cudaMemGetInfo(&free_bytes, &total_bytes), "asking for free memory");
   return static_cast<int64_t>(free_bytes);
 }
 
-int64_t CudaBackend::total_memory() const {
+int64_t GpuBackend::total_memory() const {
   use_device();
   size_t free_bytes = 0, total_bytes = 0;
   check(cudaMemGetInfo(&free_bytes, &total_bytes), "asking for free memory");
   return static_cast<int64_t>(total_bytes);
 }
 
-}  // namespace quire::cuda
+}  // namespace quire::gpu

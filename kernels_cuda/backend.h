@@ -10,18 +10,18 @@
 #include "kernels_cuda/memory.h"
 #include "kernels_cuda/stream.h"
 
-namespace quire::cuda {
+namespace quire::gpu {
 
 /// GPUs that this process can use; 0 with the reason in `why_none`: no driver, an old one, no device.
 int count_devices(std::string& why_none);
 
 /// One NVIDIA GPU.
-class CudaBackend final : public Backend {
+class GpuBackend final : public Backend {
  public:
   /// Raises: kUnsupported without a usable device, with what to do; kInvalidArgument for an ordinal that is not there;
   /// kOutOfMemory.
-  CudaBackend(int ordinal, const BackendOptions& options);
-  ~CudaBackend() override;
+  GpuBackend(int ordinal, const BackendOptions& options);
+  ~GpuBackend() override;
 
   std::string name() const override;
   const Ops& ops() const override;
@@ -60,4 +60,4 @@ class CudaBackend final : public Backend {
   std::string why_no_blas_;
 };
 
-}  // namespace quire::cuda
+}  // namespace quire::gpu

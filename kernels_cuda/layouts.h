@@ -7,7 +7,7 @@
 #include "kernels_cuda/common/device.h"
 
 /// What the backend's answers about memory come from; each beside the kernels that it describes.
-namespace quire::cuda {
+namespace quire::gpu {
 
 // attention/
 int64_t kv_page_bytes(const KvLayer& shape);
@@ -26,4 +26,4 @@ size_t moe_scratch_bytes(const MoeShape& shape);
 // portable/sample.cu
 size_t sample_scratch_bytes(int64_t num_rows, int64_t vocabulary);
 
-}  // namespace quire::cuda
+}  // namespace quire::gpu

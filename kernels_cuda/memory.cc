@@ -8,7 +8,7 @@
 #include "core/host.h"
 #include "kernels_cuda/common/device.h"
 
-namespace quire::cuda {
+namespace quire::gpu {
 namespace {
 
 constexpr size_t kAlignment = 256;
@@ -169,4 +169,4 @@ Uploader::~Uploader() {
   }
 }
 
-}  // namespace quire::cuda
+}  // namespace quire::gpu

@@ -10,7 +10,7 @@
 #include "core/buffer.h"
 #include "core/thread_pool.h"
 
-namespace quire::cuda {
+namespace quire::gpu {
 
 /// Memory of a device, and page-locked memory of the host that every device sees at the same address.
 /// Raises: kOutOfMemory with the size and what is free.
@@ -61,4 +61,4 @@ class Uploader {
   size_t next_ = 0;
 };
 
-}  // namespace quire::cuda
+}  // namespace quire::gpu

@@ -4,12 +4,12 @@
 namespace {
 
 std::unique_ptr<quire::Backend> create(int ordinal, const quire::BackendOptions& options) {
-  return std::make_unique<quire::cuda::CudaBackend>(ordinal, options);
+  return std::make_unique<quire::gpu::GpuBackend>(ordinal, options);
 }
 
 }  // namespace
 
 extern "C" __attribute__((visibility("default"))) const quire::LoadableBackend* quire_backend() {
-  static const quire::LoadableBackend backend{.count_devices = quire::cuda::count_devices, .create = create};
+  static const quire::LoadableBackend backend{.count_devices = quire::gpu::count_devices, .create = create};
   return &backend;
 }

@@ -1,6 +1,6 @@
 #include "kernels_cuda/ops.h"
 
-namespace quire::cuda {
+namespace quire::gpu {
 
 const Ops& ops() {
   static const Ops table{.embed = embed,
@@ -25,4 +25,4 @@ const Ops& ops() {
   return table;
 }
 
-}  // namespace quire::cuda
+}  // namespace quire::gpu

@@ -3,7 +3,7 @@
 #include "backend/ops.h"
 
 /// The ops of cpp/backend/ops/, one function each. See there for what they compute.
-namespace quire::cuda {
+namespace quire::gpu {
 
 void embed(const EmbedArgs& args, Stream& stream);
 void norm(const NormArgs& args, Stream& stream);
@@ -27,4 +27,4 @@ void rope_kv_write(const RopeKvWriteArgs& args, Stream& stream);
 
 const Ops& ops();
 
-}  // namespace quire::cuda
+}  // namespace quire::gpu

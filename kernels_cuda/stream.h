@@ -7,7 +7,7 @@
 #include "backend/backend.h"
 #include "kernels_cuda/common/device.h"
 
-namespace quire::cuda {
+namespace quire::gpu {
 
 class Blas;
 
@@ -25,12 +25,12 @@ struct Resources {
   size_t num_counters = 0;
 };
 
-class CudaStream final : public Stream {
+class GpuStream final : public Stream {
  public:
-  CudaStream(const Resources& resources, cudaStream_t handle) : resources_(resources), handle_(handle) {}
-  ~CudaStream() override { cudaStreamDestroy(handle_); }
-  CudaStream(const CudaStream&) = delete;
-  CudaStream& operator=(const CudaStream&) = delete;
+  GpuStream(const Resources& resources, cudaStream_t handle) : resources_(resources), handle_(handle) {}
+  ~GpuStream() override { cudaStreamDestroy(handle_); }
+  GpuStream(const GpuStream&) = delete;
+  GpuStream& operator=(const GpuStream&) = delete;
 
   void synchronize() override { check(cudaStreamSynchronize(handle_), "waiting for the device"); }
 
@@ -43,8 +43,8 @@ class CudaStream final : public Stream {
   cudaStream_t handle_;
 };
 
-inline CudaStream& as_cuda(Stream& stream) {
-  return static_cast<CudaStream&>(stream);
+inline GpuStream& as_gpu(Stream& stream) {
+  return static_cast<GpuStream&>(stream);
 }
 
-}  // namespace quire::cuda
+}  // namespace quire::gpu

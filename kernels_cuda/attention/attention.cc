@@ -4,10 +4,10 @@
 #include "kernels_cuda/layouts.h"
 #include "kernels_cuda/ops.h"
 
-namespace quire::cuda {
+namespace quire::gpu {
 namespace {
 
-AttentionProblem problem_of(const AttentionArgs& args, const CudaStream& stream) {
+AttentionProblem problem_of(const AttentionArgs& args, const GpuStream& stream) {
   const RaggedBatch& batch = *args.batch;
   const KvLayout layout = kv_layout(args.kv);
   return {.q = args.q.data,
@@ -60,7 +60,7 @@ bool has_common_width(const KvLayer& kv) {
          std::find(std::begin(kDims), std::end(kDims), kv.head_dim) != std::end(kDims);
 }
 
-void attend_many(const AttentionProblem& problem, DType dtype, bool single_queries_too, const CudaStream& stream) {
+void attend_many(const AttentionProblem& problem, DType dtype, bool single_queries_too, const GpuStream& stream) {
   if (hopper_prefill_fits(problem, stream.device())) {
     attend_prefill_hopper(problem, dtype, single_queries_too, stream);
   } else {
@@ -71,24 +71,24 @@ void attend_many(const AttentionProblem& problem, DType dtype, bool single_queri
 }  // namespace
 
 void attention(const AttentionArgs& args, Stream& stream) {
-  const CudaStream& cuda = as_cuda(stream);
+  const GpuStream& gpu = as_gpu(stream);
   const RaggedBatch& batch = *args.batch;
   if (batch.num_tokens == 0) return;
-  const AttentionProblem problem = problem_of(args, cuda);
+  const AttentionProblem problem = problem_of(args, gpu);
   const DType dtype = args.kv.dtype;
-  const bool latent = args.kv.values_in_keys && latent_fits(problem, cuda.device());
-  if (!suits_tensor_cores(args, cuda.device()) || (!latent && !has_common_width(args.kv))) {
-    return attend_generic(problem, args.q.dtype, dtype, cuda);
+  const bool latent = args.kv.values_in_keys && latent_fits(problem, gpu.device());
+  if (!suits_tensor_cores(args, gpu.device()) || (!latent && !has_common_width(args.kv))) {
+    return attend_generic(problem, args.q.dtype, dtype, gpu);
   }
   // How single queries' keys are shared out depends on the batch.
-  const bool share = !cuda.resources().deterministic && batch.num_sequences <= kMaxDecodeSequences;
+  const bool share = !gpu.resources().deterministic && batch.num_sequences <= kMaxDecodeSequences;
   const bool all_single = batch.max_query_len == 1;
   // The kernels work out for themselves who does what, from lengths in device memory, within a microsecond or two; that
   // holds for any number of heads and any window, and in recorded graphs. The host only leaves out launches.
   const bool some_single = batch.num_single_queries > 0;
-  if (latent) return attend_latent(problem, dtype, share && some_single, !share || !all_single, cuda);
-  if (share && some_single) attend_decode(problem, dtype, cuda);
-  if (!share || !all_single) attend_many(problem, dtype, /*single_queries_too=*/!share, cuda);
+  if (latent) return attend_latent(problem, dtype, share && some_single, !share || !all_single, gpu);
+  if (share && some_single) attend_decode(problem, dtype, gpu);
+  if (!share || !all_single) attend_many(problem, dtype, /*single_queries_too=*/!share, gpu);
 }
 
 size_t attention_scratch_bytes(const Device& device) {
@@ -105,4 +105,4 @@ int64_t kv_page_bytes(const KvLayer& shape) {
   return (bytes + kAlign - 1) / kAlign * kAlign;
 }
 
-}  // namespace quire::cuda
+}  // namespace quire::gpu

@@ -10,7 +10,7 @@
 #include "kernels_cuda/attention/kv_page.cuh"
 #include "kernels_cuda/common/mma.cuh"
 
-namespace quire::cuda {
+namespace quire::gpu {
 
 constexpr int kCellKeys = 16;
 
@@ -168,4 +168,4 @@ __device__ inline float quad_sum(float x) {
   return x + __shfl_xor_sync(0xffffffffu, x, 2);
 }
 
-}  // namespace quire::cuda
+}  // namespace quire::gpu

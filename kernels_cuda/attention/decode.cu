@@ -15,7 +15,7 @@
 #include "kernels_cuda/common/launch.cuh"
 #include "kernels_cuda/common/reduce.cuh"
 
-namespace quire::cuda {
+namespace quire::gpu {
 namespace {
 
 /// Cells of a warp up to which a pair is not cut.
@@ -459,7 +459,7 @@ int num_blocks(const Device& device) {
 }
 
 template <typename T, int kDim>
-void run(const AttentionProblem& problem, const CudaStream& stream) {
+void run(const AttentionProblem& problem, const GpuStream& stream) {
   using S = Shape<kDim>;
   constexpr size_t kWarpBytes = S::kRingBytes + S::kStages * 8;
   constexpr size_t kReserved = 1024;  // what the kernel declares itself, and the system's
@@ -473,7 +473,7 @@ void run(const AttentionProblem& problem, const CudaStream& stream) {
 }
 
 template <typename T>
-void run_any(const AttentionProblem& problem, const CudaStream& stream) {
+void run_any(const AttentionProblem& problem, const GpuStream& stream) {
   switch (problem.head_dim) {
     case 64: return run<T, 64>(problem, stream);
     case 80: return run<T, 80>(problem, stream);
@@ -496,8 +496,8 @@ size_t decode_counters(const Device& device) {
   return static_cast<size_t>(num_blocks(device));
 }
 
-void attend_decode(const AttentionProblem& problem, DType dtype, const CudaStream& stream) {
+void attend_decode(const AttentionProblem& problem, DType dtype, const GpuStream& stream) {
   dtype == DType::kBFloat16 ? run_any<BFloat>(problem, stream) : run_any<Half>(problem, stream);
 }
 
-}  // namespace quire::cuda
+}  // namespace quire::gpu

@@ -14,7 +14,7 @@
 #include "kernels_cuda/common/numbers.cuh"
 #include "kernels_cuda/common/reduce.cuh"
 
-namespace quire::cuda {
+namespace quire::gpu {
 namespace {
 
 constexpr int kThreads = 128;
@@ -282,7 +282,7 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 template <typename Cache, int kHeads>
-void run(const AttentionProblem& problem, DType dtype, const CudaStream& stream) {
+void run(const AttentionProblem& problem, DType dtype, const GpuStream& stream) {
   const int head_blocks = (problem.group + kHeads - 1) / kHeads;
   const int64_t blocks = int64_t{problem.num_tokens} * problem.num_kv_heads * head_blocks;
   const int64_t split_bytes =
@@ -298,7 +298,7 @@ size_t generic_counters() {
   return kMaxSplitBlocks;
 }
 
-void attend_generic(const AttentionProblem& problem, DType q_dtype, DType kv_dtype, const CudaStream& stream) {
+void attend_generic(const AttentionProblem& problem, DType q_dtype, DType kv_dtype, const GpuStream& stream) {
   QUIRE_REQUIRE(problem.head_dim <= kMaxDim && problem.value_dim <= kMaxDim, ErrorKind::kUnsupported,
                 "attention on a GPU: head_dim=", problem.head_dim, ", expected at most ", kMaxDim);
   with_type(kv_dtype, [&](auto type) {
@@ -307,4 +307,4 @@ void attend_generic(const AttentionProblem& problem, DType q_dtype, DType kv_dty
   });
 }
 
-}  // namespace quire::cuda
+}  // namespace quire::gpu

@@ -12,7 +12,7 @@
 #include "backend/kv_cache.h"
 #include "core/dtype.h"
 
-namespace quire::cuda {
+namespace quire::gpu {
 
 constexpr int32_t kChunkBytes = 16;
 
@@ -38,4 +38,4 @@ inline KvLayout kv_layout(const KvLayer& kv) {
   return layout;
 }
 
-}  // namespace quire::cuda
+}  // namespace quire::gpu

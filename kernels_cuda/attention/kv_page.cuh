@@ -3,7 +3,7 @@
 
 #include "kernels_cuda/attention/kv_layout.h"
 
-namespace quire::cuda {
+namespace quire::gpu {
 
 /// First chunk of the column that holds `chunk`, and how many it has, in rows of `chunks`.
 struct KvColumn {
@@ -34,4 +34,4 @@ __host__ __device__ constexpr int kv_chunk_place(int chunk, int row, int chunks,
   return column.start * rows + row * column.width + ((chunk - column.start) ^ kv_turn(row, column.width));
 }
 
-}  // namespace quire::cuda
+}  // namespace quire::gpu

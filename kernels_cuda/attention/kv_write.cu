@@ -8,7 +8,7 @@
 #include "kernels_cuda/common/numbers.cuh"
 #include "kernels_cuda/ops.h"
 
-namespace quire::cuda {
+namespace quire::gpu {
 namespace {
 
 constexpr int kThreads = 256;
@@ -239,7 +239,7 @@ void kv_write(const KvWriteArgs& args, Stream& stream) {
   with_type(args.k.dtype, [&](auto source) {
     using T = decltype(source);
     with_type(args.kv.dtype, [&](auto cache) {
-      launch("kv_write", kv_write_kernel<T, decltype(cache)>, blocks_for(items), dim3(kThreads), 0, as_cuda(stream),
+      launch("kv_write", kv_write_kernel<T, decltype(cache)>, blocks_for(items), dim3(kThreads), 0, as_gpu(stream),
              heads_of<const T>(args.k), heads_of<const T>(args.v), pages, heads, values_too, whole_chunks, items);
     });
   });
@@ -266,7 +266,7 @@ void rope_kv_write(const RopeKvWriteArgs& args, Stream& stream) {
     using T = decltype(type);
     if (!in_chunks) {
       const int64_t items = tokens * (q_heads + kv_heads) * angles.pairs;
-      launch("rope_kv_write", rope_pairs_kernel<T>, blocks_for(items), dim3(kThreads), 0, as_cuda(stream),
+      launch("rope_kv_write", rope_pairs_kernel<T>, blocks_for(items), dim3(kThreads), 0, as_gpu(stream),
              heads_of<T>(args.q), heads_of<T>(k), angles, q_heads, kv_heads, items);
       return;
     }
@@ -274,11 +274,11 @@ void rope_kv_write(const RopeKvWriteArgs& args, Stream& stream) {
     const int token_items = (q_heads + kv_heads) * head_pairs + kv_heads * (pages.layout.key_chunks - 2 * head_pairs) +
                             (values_too ? kv_heads * pages.value_dim / elements : 0);
     const int64_t items = tokens * token_items;
-    launch("rope_kv_write", rope_chunks_kernel<T>, blocks_for(items), dim3(kThreads), 0, as_cuda(stream),
+    launch("rope_kv_write", rope_chunks_kernel<T>, blocks_for(items), dim3(kThreads), 0, as_gpu(stream),
            heads_of<T>(args.q), heads_of<T>(k), heads_of<const T>(args.kv.v), angles, pages, q_heads, kv_heads,
            values_too, items);
   });
   if (!in_chunks) kv_write(args.kv, stream);
 }
 
-}  // namespace quire::cuda
+}  // namespace quire::gpu

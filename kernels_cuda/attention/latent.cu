@@ -13,7 +13,7 @@
 #include "kernels_cuda/attention/split.cuh"
 #include "kernels_cuda/common/launch.cuh"
 
-namespace quire::cuda {
+namespace quire::gpu {
 namespace {
 
 constexpr int kKeyDim = 576;
@@ -374,7 +374,7 @@ __global__ void __launch_bounds__(kThreads, 1) latent_kernel(const AttentionProb
 }
 
 template <typename T>
-void run(const AttentionProblem& problem, Mode mode, const CudaStream& stream) {
+void run(const AttentionProblem& problem, Mode mode, const GpuStream& stream) {
   static const bool ready =
       (allow_shared_memory(latent_kernel<T>, kFixedBytes + LatentSchedule::bytes(kMaxDecodeSequences)), true);
   static_cast<void>(ready);
@@ -397,7 +397,7 @@ bool latent_fits(const AttentionProblem& problem, const Device& device) {
 }
 
 void attend_latent(const AttentionProblem& problem, DType dtype, bool split_single, bool others,
-                   const CudaStream& stream) {
+                   const GpuStream& stream) {
   const auto run_for = [&](auto type) {
     using T = decltype(type);
     if (split_single) run<T>(problem, Mode::kSplitSingle, stream);
@@ -406,4 +406,4 @@ void attend_latent(const AttentionProblem& problem, DType dtype, bool split_sing
   dtype == DType::kBFloat16 ? run_for(BFloat{}) : run_for(Half{});
 }
 
-}  // namespace quire::cuda
+}  // namespace quire::gpu

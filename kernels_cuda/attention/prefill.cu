@@ -14,7 +14,7 @@
 #include "kernels_cuda/attention/query_tile.cuh"
 #include "kernels_cuda/common/launch.cuh"
 
-namespace quire::cuda {
+namespace quire::gpu {
 namespace {
 
 constexpr int kWarps = 4;
@@ -292,7 +292,7 @@ __global__ void __launch_bounds__(kThreads, 2)
 }
 
 template <typename T, int kDim>
-void run(const AttentionProblem& problem, bool single_queries_too, const CudaStream& stream) {
+void run(const AttentionProblem& problem, bool single_queries_too, const GpuStream& stream) {
   using S = Shape<kDim>;
   static const bool ready = (allow_shared_memory(prefill_kernel<T, kDim>, S::kSharedBytes), true);
   static_cast<void>(ready);
@@ -304,7 +304,7 @@ void run(const AttentionProblem& problem, bool single_queries_too, const CudaStr
 }
 
 template <typename T>
-void run_any(const AttentionProblem& problem, bool single_queries_too, const CudaStream& stream) {
+void run_any(const AttentionProblem& problem, bool single_queries_too, const GpuStream& stream) {
   switch (problem.head_dim) {
     case 64: return run<T, 64>(problem, single_queries_too, stream);
     case 80: return run<T, 80>(problem, single_queries_too, stream);
@@ -318,9 +318,9 @@ void run_any(const AttentionProblem& problem, bool single_queries_too, const Cud
 
 }  // namespace
 
-void attend_prefill(const AttentionProblem& problem, DType dtype, bool single_queries_too, const CudaStream& stream) {
+void attend_prefill(const AttentionProblem& problem, DType dtype, bool single_queries_too, const GpuStream& stream) {
   dtype == DType::kBFloat16 ? run_any<BFloat>(problem, single_queries_too, stream)
                             : run_any<Half>(problem, single_queries_too, stream);
 }
 
-}  // namespace quire::cuda
+}  // namespace quire::gpu

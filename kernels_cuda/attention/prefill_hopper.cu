@@ -16,7 +16,7 @@
 #include "kernels_cuda/attention/weighted_sum.cuh"
 #include "kernels_cuda/common/launch.cuh"
 
-namespace quire::cuda {
+namespace quire::gpu {
 namespace {
 
 constexpr int kGroups = 2;  // warpgroups that multiply
@@ -369,7 +369,7 @@ __global__ void __launch_bounds__(kThreads, 1)
 }
 
 template <typename T, int kDim>
-void run(const AttentionProblem& problem, bool single_queries_too, const CudaStream& stream) {
+void run(const AttentionProblem& problem, bool single_queries_too, const GpuStream& stream) {
   using S = Shape<kDim>;
   static const bool ready = (allow_shared_memory(hopper_kernel<T, kDim>, S::kSharedBytes), true);
   static_cast<void>(ready);
@@ -386,7 +386,7 @@ bool hopper_prefill_fits(const AttentionProblem& problem, const Device& device) 
 }
 
 void attend_prefill_hopper(const AttentionProblem& problem, DType dtype, bool single_queries_too,
-                           const CudaStream& stream) {
+                           const GpuStream& stream) {
   const auto run_for = [&](auto type) {
     using T = decltype(type);
     problem.head_dim == 64 ? run<T, 64>(problem, single_queries_too, stream)
@@ -395,4 +395,4 @@ void attend_prefill_hopper(const AttentionProblem& problem, DType dtype, bool si
   dtype == DType::kBFloat16 ? run_for(BFloat{}) : run_for(Half{});
 }
 
-}  // namespace quire::cuda
+}  // namespace quire::gpu

@@ -7,7 +7,7 @@
 #include "kernels_cuda/attention/kv_layout.h"
 #include "kernels_cuda/stream.h"
 
-namespace quire::cuda {
+namespace quire::gpu {
 
 /// The attention op's arguments as kernels take them. Strides are in elements.
 struct AttentionProblem {
@@ -45,29 +45,29 @@ struct AttentionProblem {
 constexpr int kMaxDecodeSequences = 1024;
 
 /// The sequences with one query, on tensor cores. Splits the keys of all evenly over the GPU.
-void attend_decode(const AttentionProblem& problem, DType dtype, const CudaStream& stream);
+void attend_decode(const AttentionProblem& problem, DType dtype, const GpuStream& stream);
 size_t decode_scratch_bytes(const Device& device);
 size_t decode_counters(const Device& device);
 
 /// The sequences with several queries, those with one too if `single_queries_too`, on tensor cores. A row's result
 /// depends on the row alone.
-void attend_prefill(const AttentionProblem& problem, DType dtype, bool single_queries_too, const CudaStream& stream);
+void attend_prefill(const AttentionProblem& problem, DType dtype, bool single_queries_too, const GpuStream& stream);
 
 /// The same for heads of 64 and 128 on compute capability 9.0.
 bool hopper_prefill_fits(const AttentionProblem& problem, const Device& device);
 void attend_prefill_hopper(const AttentionProblem& problem, DType dtype, bool single_queries_too,
-                           const CudaStream& stream);
+                           const GpuStream& stream);
 
 /// Keys of 576 with values in them, on compute capability 9.0 and up. `split_single`: share sequences with one query
 /// out over the GPU (at most kMaxDecodeSequences); `others`: the rest, or everything without `split_single`; there a
 /// row's result depends on the row alone.
 bool latent_fits(const AttentionProblem& problem, const Device& device);
 void attend_latent(const AttentionProblem& problem, DType dtype, bool split_single, bool others,
-                   const CudaStream& stream);
+                   const GpuStream& stream);
 size_t latent_scratch_bytes(const Device& device);
 
 /// Everything, in any type. A row's result depends on the row alone.
-void attend_generic(const AttentionProblem& problem, DType q_dtype, DType kv_dtype, const CudaStream& stream);
+void attend_generic(const AttentionProblem& problem, DType q_dtype, DType kv_dtype, const GpuStream& stream);
 size_t generic_counters();
 
-}  // namespace quire::cuda
+}  // namespace quire::gpu

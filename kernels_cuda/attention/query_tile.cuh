@@ -5,7 +5,7 @@
 
 #include "kernels_cuda/attention/problem.h"
 
-namespace quire::cuda {
+namespace quire::gpu {
 
 /// The rows of a block, and their sequence.
 struct QueryTile {
@@ -59,4 +59,4 @@ __device__ QueryTile find_tile(const AttentionProblem& problem, int rows, bool s
   return found;
 }
 
-}  // namespace quire::cuda
+}  // namespace quire::gpu

@@ -8,7 +8,7 @@
 #include "kernels_cuda/attention/cells.cuh"
 #include "kernels_cuda/attention/problem.h"
 
-namespace quire::cuda {
+namespace quire::gpu {
 
 /// Rows of a part: query heads of one kv head. A part of a (sequence, kv head, tile of heads) pair is, in float32: for
 /// each row the largest score (times log2 e), then for each the sum of weights, then for each the weighted values.
@@ -199,4 +199,4 @@ __device__ inline unsigned count_arrival(unsigned* counter) {
   return before;
 }
 
-}  // namespace quire::cuda
+}  // namespace quire::gpu

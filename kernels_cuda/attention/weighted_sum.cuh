@@ -6,7 +6,7 @@
 
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
 
-namespace quire::cuda {
+namespace quire::gpu {
 
 /// How values lie that are summed: rows of 64 16-bit components, 128 bytes apart, swizzled by eight rows as pages are;
 /// `column_bytes` from the first 64 components of all rows to the next. To go on by 16 rows add 128.
@@ -97,6 +97,6 @@ struct WeightedSum<Half, 128> {
   }
 };
 
-}  // namespace quire::cuda
+}  // namespace quire::gpu
 
 #endif

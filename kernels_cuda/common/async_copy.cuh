@@ -6,7 +6,7 @@
 
 #include <cstdint>
 
-namespace quire::cuda {
+namespace quire::gpu {
 
 /// Address of shared memory as instructions take it.
 __device__ inline uint32_t shared_address(const void* pointer) {
@@ -42,4 +42,4 @@ __device__ inline void async_copy_wait() {
 #endif
 }
 
-}  // namespace quire::cuda
+}  // namespace quire::gpu

@@ -1,8 +1,8 @@
 #include "kernels_cuda/common/device.h"
 
-namespace quire::cuda {
+namespace quire::gpu {
 
-void throw_cuda_error(cudaError_t error, const char* what) {
+void throw_device_error(cudaError_t error, const char* what) {
   cudaGetLastError();  // the runtime would report it once more, to whoever asks next
   const bool memory = error == cudaErrorMemoryAllocation;
   throw Error(memory ? ErrorKind::kOutOfMemory : ErrorKind::kDevice,
@@ -11,4 +11,4 @@ void throw_cuda_error(cudaError_t error, const char* what) {
                                    memory ? "; lower gpu_memory_utilization or max_model_len, or free the GPU" : ""));
 }
 
-}  // namespace quire::cuda
+}  // namespace quire::gpu

@@ -7,7 +7,7 @@
 
 #include "core/check.h"
 
-namespace quire::cuda {
+namespace quire::gpu {
 
 /// What kernels and their launches need to know of a GPU.
 struct Device {
@@ -20,12 +20,12 @@ struct Device {
 };
 
 /// Raise an error of the runtime as ours: kOutOfMemory or kDevice. `what`: what was being done, in words.
-[[noreturn]] void throw_cuda_error(cudaError_t error, const char* what);
+[[noreturn]] void throw_device_error(cudaError_t error, const char* what);
 
 inline void check(cudaError_t error, const char* what) {
   if (error != cudaSuccess) [[unlikely]] {
-    throw_cuda_error(error, what);
+    throw_device_error(error, what);
   }
 }
 
-}  // namespace quire::cuda
+}  // namespace quire::gpu

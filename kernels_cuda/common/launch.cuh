@@ -9,7 +9,7 @@
 
 #include "kernels_cuda/stream.h"
 
-namespace quire::cuda {
+namespace quire::gpu {
 
 __device__ inline void wait_for_previous() {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
@@ -33,7 +33,7 @@ void allow_shared_memory(void (*kernel)(Params...), size_t bytes) {
 /// `what`: the op, for the message if the launch fails.
 template <typename... Params, typename... Args>
 void launch(const char* what, void (*kernel)(Params...), dim3 grid, dim3 block, size_t shared_bytes,
-            const CudaStream& stream, Args&&... args) {
+            const GpuStream& stream, Args&&... args) {
   cudaLaunchAttribute attributes[2]{};
   // All kernels want the same split between shared memory and cache: a multiprocessor must run empty to change it,
   // which would part a kernel from the next one's early start.
@@ -51,4 +51,4 @@ void launch(const char* what, void (*kernel)(Params...), dim3 grid, dim3 block, 
   check(cudaLaunchKernelEx(&config, kernel, static_cast<Params>(std::forward<Args>(args))...), what);
 }
 
-}  // namespace quire::cuda
+}  // namespace quire::gpu

@@ -13,7 +13,7 @@
 #include "kernels_cuda/common/async_copy.cuh"
 #include "kernels_cuda/common/numbers.cuh"
 
-namespace quire::cuda {
+namespace quire::gpu {
 
 /// Four 8x8 matrices of 16-bit elements from shared memory. Lanes 8i .. 8i+7 give the addresses of the rows of matrix
 /// i, 16 bytes each and aligned to that; values[i] becomes row lane / 4, columns lane % 4 * 2 and the next of matrix i.
@@ -74,4 +74,4 @@ __device__ inline uint32_t pack_pair<Half>(float low, float high) {
   return reinterpret_cast<const uint32_t&>(pair);
 }
 
-}  // namespace quire::cuda
+}  // namespace quire::gpu

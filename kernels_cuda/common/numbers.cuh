@@ -9,7 +9,7 @@
 #include "core/check.h"
 #include "core/dtype.h"
 
-namespace quire::cuda {
+namespace quire::gpu {
 
 using Half = __half;
 using BFloat = __nv_bfloat16;
@@ -59,4 +59,4 @@ void with_type(DType dtype, Work&& work) {
   }
 }
 
-}  // namespace quire::cuda
+}  // namespace quire::gpu

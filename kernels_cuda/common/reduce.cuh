@@ -3,7 +3,7 @@
 
 #include <cuda_runtime.h>
 
-namespace quire::cuda {
+namespace quire::gpu {
 
 constexpr unsigned kFullWarp = 0xffffffffu;
 
@@ -34,4 +34,4 @@ __device__ inline float block_sum(float value, float* shared) {
   return total;
 }
 
-}  // namespace quire::cuda
+}  // namespace quire::gpu

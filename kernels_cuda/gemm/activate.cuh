@@ -3,7 +3,7 @@
 
 #include "backend/ops/activation.h"
 
-namespace quire::cuda {
+namespace quire::gpu {
 
 __device__ inline float activate(Activation kind, float x) {
   switch (kind) {
@@ -48,4 +48,4 @@ __device__ inline float activate_roughly(const ActivationRule& rule, float gate,
   return activate_roughly(rule.kind, gate) * other;
 }
 
-}  // namespace quire::cuda
+}  // namespace quire::gpu

@@ -12,7 +12,7 @@
 #include <mutex>
 #include <tuple>
 
-namespace quire::cuda {
+namespace quire::gpu {
 namespace {
 
 using Handle = void*;
@@ -271,4 +271,4 @@ bool Blas::multiply(const BlasProduct& product, cudaStream_t stream) {
   return choice.possible;
 }
 
-}  // namespace quire::cuda
+}  // namespace quire::gpu

@@ -7,7 +7,7 @@
 #include "core/dtype.h"
 #include "kernels_cuda/common/device.h"
 
-namespace quire::cuda {
+namespace quire::gpu {
 
 /// One product out[T, N] = x[T, K] * weight[N, K]^T (+ bias) (+ residual), float32 sums, rows `*_stride` elements
 /// apart.
@@ -41,4 +41,4 @@ class Blas {
   std::unique_ptr<State> state_;
 };
 
-}  // namespace quire::cuda
+}  // namespace quire::gpu

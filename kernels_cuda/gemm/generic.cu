@@ -14,7 +14,7 @@
 #include "kernels_cuda/common/numbers.cuh"
 #include "kernels_cuda/gemm/generic.h"
 
-namespace quire::cuda {
+namespace quire::gpu {
 namespace {
 
 constexpr int kSegment = 256;
@@ -262,7 +262,7 @@ unsigned ceil_div(int64_t count, int64_t size) {
   return static_cast<unsigned>((count + size - 1) / size);
 }
 
-void run(const Params& params, int64_t groups, CudaStream& stream) {
+void run(const Params& params, int64_t groups, GpuStream& stream) {
   if (params.tokens == 0) return;
   const dim3 block(kThreads);
   if (params.tokens <= kFew) {
@@ -276,7 +276,7 @@ void run(const Params& params, int64_t groups, CudaStream& stream) {
 
 }  // namespace
 
-void generic_linear(const LinearArgs& args, CudaStream& stream) {
+void generic_linear(const LinearArgs& args, GpuStream& stream) {
   const PackedLinear& weight = *args.weight;
   Params params{};
   params.x = operand(args.x.data, args.x.dtype, 0, args.x.strides[0], weight.k);
@@ -293,7 +293,7 @@ void generic_linear(const LinearArgs& args, CudaStream& stream) {
   run(params, 1, stream);
 }
 
-void generic_grouped_linear(const GroupedLinearArgs& args, CudaStream& stream) {
+void generic_grouped_linear(const GroupedLinearArgs& args, GpuStream& stream) {
   const PackedLinear& weight = *args.weight;
   Params params{};
   params.x = operand(args.x.data, args.x.dtype, args.x.strides[1], args.x.strides[0], weight.k);
@@ -308,7 +308,7 @@ void generic_grouped_linear(const GroupedLinearArgs& args, CudaStream& stream) {
   run(params, weight.groups, stream);
 }
 
-void add_bias(const Tensor& out, const Tensor& bias, CudaStream& stream) {
+void add_bias(const Tensor& out, const Tensor& bias, GpuStream& stream) {
   const int64_t tokens = out.shape[0];
   const int64_t n = out.shape[1];
   const unsigned blocks = std::min(ceil_div(tokens * n, kThreads), 8u * stream.device().num_multiprocessors);
@@ -316,9 +316,9 @@ void add_bias(const Tensor& out, const Tensor& bias, CudaStream& stream) {
          bias.as<const float>(), tokens, n);
 }
 
-void round_vector(const Tensor& from, const Tensor& to, CudaStream& stream) {
+void round_vector(const Tensor& from, const Tensor& to, GpuStream& stream) {
   launch("linear", round_vector_kernel, dim3(ceil_div(from.shape[0], kThreads)), dim3(kThreads), 0, stream,
          from.as<const float>(), to.data, to.dtype, from.shape[0]);
 }
 
-}  // namespace quire::cuda
+}  // namespace quire::gpu

@@ -8,7 +8,7 @@
 #include "kernels_cuda/common/mma.cuh"
 #include "kernels_cuda/gemm/grouped.h"
 
-namespace quire::cuda {
+namespace quire::gpu {
 namespace {
 
 constexpr int kThreads = 128;
@@ -112,7 +112,7 @@ __global__ void __launch_bounds__(kThreads) grouped_kernel(const Params params) 
 }
 
 template <typename T>
-void launch_of(const GroupedLinearArgs& args, const Params& params, CudaStream& stream) {
+void launch_of(const GroupedLinearArgs& args, const Params& params, GpuStream& stream) {
   const dim3 grid((params.n + kTile - 1) / kTile, (params.tokens + kTile - 1) / kTile,
                   static_cast<unsigned>(args.weight->groups));
   const auto kernel = args.out.dtype == DType::kFloat32 ? grouped_kernel<T, float> : grouped_kernel<T, T>;
@@ -129,7 +129,7 @@ bool grouped_tiles_fit(const GroupedLinearArgs& args, const Device& device) {
          reinterpret_cast<uintptr_t>(args.x.data) % 16 == 0 && args.x.strides[0] % 8 == 0 && args.x.strides[1] % 8 == 0;
 }
 
-void grouped_tiles(const GroupedLinearArgs& args, CudaStream& stream) {
+void grouped_tiles(const GroupedLinearArgs& args, GpuStream& stream) {
   const PackedLinear& weight = *args.weight;
   Params params{};
   params.x = args.x.data;
@@ -149,4 +149,4 @@ void grouped_tiles(const GroupedLinearArgs& args, CudaStream& stream) {
   }
 }
 
-}  // namespace quire::cuda
+}  // namespace quire::gpu

@@ -9,7 +9,7 @@
 #include "kernels_cuda/layouts.h"
 #include "kernels_cuda/ops.h"
 
-namespace quire::cuda {
+namespace quire::gpu {
 namespace {
 
 bool aligned(const Tensor& matrix) {
@@ -25,7 +25,7 @@ bool blas_fits(const LinearArgs& args) {
 }
 
 /// The library adds to what `out` holds.
-void copy_residual(const LinearArgs& args, CudaStream& stream) {
+void copy_residual(const LinearArgs& args, GpuStream& stream) {
   if (args.residual.data == args.out.data) return;
   const auto pitch = [](const Tensor& matrix) { return static_cast<size_t>(matrix.strides[0]) * sizeof(float); };
   check(cudaMemcpy2DAsync(args.out.data, pitch(args.out), args.residual.data, pitch(args.residual),
@@ -36,7 +36,7 @@ void copy_residual(const LinearArgs& args, CudaStream& stream) {
 
 /// The bias in the type of `out`, as the library wants it; null if there is no room. Checkpoints of 16-bit models have
 /// such biases, so nothing is lost as a rule.
-const void* bias_for_blas(const LinearArgs& args, CudaStream& stream) {
+const void* bias_for_blas(const LinearArgs& args, GpuStream& stream) {
   if (args.out.dtype == DType::kFloat32) return args.bias.data;
   const Resources& resources = stream.resources();
   const Tensor rounded(resources.scratch, args.out.dtype, {args.weight->n});
@@ -45,7 +45,7 @@ const void* bias_for_blas(const LinearArgs& args, CudaStream& stream) {
   return rounded.data;
 }
 
-bool blas_linear(const LinearArgs& args, CudaStream& stream) {
+bool blas_linear(const LinearArgs& args, GpuStream& stream) {
   Blas* const blas = stream.resources().blas;
   if (blas == nullptr || !blas_fits(args)) return false;
   const PackedLinear& weight = *args.weight;
@@ -75,28 +75,28 @@ bool blas_linear(const LinearArgs& args, CudaStream& stream) {
 
 void linear(const LinearArgs& args, Stream& stream) {
   if (args.x.shape[0] == 0) return;
-  CudaStream& cuda = as_cuda(stream);
-  if (!cuda.resources().deterministic) {
+  GpuStream& gpu = as_gpu(stream);
+  if (!gpu.resources().deterministic) {
     StreamRows rows;
     rows.x = args.x;
     rows.weight = args.weight;
     rows.bias = args.bias;
     rows.residual = args.residual;
     rows.out = args.out;
-    if (stream_rows_fits(rows, cuda.device())) return stream_rows(rows, cuda);
-    if (blas_linear(args, cuda)) return;
+    if (stream_rows_fits(rows, gpu.device())) return stream_rows(rows, gpu);
+    if (blas_linear(args, gpu)) return;
   }
   // Also of a single row, whose stride does not matter: the choice must be that of many.
   const bool rows_aligned = aligned(args.x) && aligned(args.out);
-  if (rows_aligned && tile_linear_fits(args, cuda)) return tile_linear(args, cuda);
-  generic_linear(args, cuda);
+  if (rows_aligned && tile_linear_fits(args, gpu)) return tile_linear(args, gpu);
+  generic_linear(args, gpu);
 }
 
 void grouped_linear(const GroupedLinearArgs& args, Stream& stream) {
   if (args.x.shape[0] == 0) return;
-  CudaStream& cuda = as_cuda(stream);
-  if (grouped_tiles_fit(args, cuda.device())) return grouped_tiles(args, cuda);
-  generic_grouped_linear(args, cuda);
+  GpuStream& gpu = as_gpu(stream);
+  if (grouped_tiles_fit(args, gpu.device())) return grouped_tiles(args, gpu);
+  generic_grouped_linear(args, gpu);
 }
 
 size_t linear_scratch_bytes(const Device& device) {
@@ -107,4 +107,4 @@ size_t linear_counters(const Device& device) {
   return tile_counters(device);
 }
 
-}  // namespace quire::cuda
+}  // namespace quire::gpu

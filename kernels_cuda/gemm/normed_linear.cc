@@ -2,12 +2,12 @@
 #include "kernels_cuda/gemm/stream_rows.h"
 #include "kernels_cuda/ops.h"
 
-namespace quire::cuda {
+namespace quire::gpu {
 
 void normed_linear(const NormedLinearArgs& args, Stream& stream) {
   if (args.norm.x.shape[0] == 0) return;
-  CudaStream& cuda = as_cuda(stream);
-  const bool may_stream = !cuda.resources().deterministic;
+  GpuStream& gpu = as_gpu(stream);
+  const bool may_stream = !gpu.resources().deterministic;
   StreamRows rows;
   rows.x = args.norm.x;
   rows.norm = &args.norm;
@@ -15,16 +15,16 @@ void normed_linear(const NormedLinearArgs& args, Stream& stream) {
   rows.bias = args.bias;
   rows.activation = args.has_activation ? &args.activation : nullptr;
   rows.out = args.out;
-  if (may_stream && stream_rows_fits(rows, cuda.device())) return stream_rows(rows, cuda);
+  if (may_stream && stream_rows_fits(rows, gpu.device())) return stream_rows(rows, gpu);
 
   norm(args.norm, stream);
   rows.x = args.norm.out;
   rows.norm = nullptr;
-  if (may_stream && stream_rows_fits(rows, cuda.device())) return stream_rows(rows, cuda);
+  if (may_stream && stream_rows_fits(rows, gpu.device())) return stream_rows(rows, gpu);
 
   const Tensor product = args.has_activation ? args.up : args.out;
   linear({.x = args.norm.out, .weight = args.weight, .bias = args.bias, .residual = {}, .out = product}, stream);
   if (args.has_activation) activation({.rule = args.activation, .x = product, .out = args.out}, stream);
 }
 
-}  // namespace quire::cuda
+}  // namespace quire::gpu

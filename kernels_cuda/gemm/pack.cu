@@ -13,7 +13,7 @@
 #include "kernels_cuda/common/numbers.cuh"
 #include "kernels_cuda/layouts.h"
 
-namespace quire::cuda {
+namespace quire::gpu {
 namespace {
 
 constexpr int kTile = 32;
@@ -178,7 +178,7 @@ class Packer {
       piece.n = rows.n;
       const dim3 grid(static_cast<unsigned>((rows.k + kTile - 1) / kTile),
                       static_cast<unsigned>((rows.n + kTile - 1) / kTile));
-      launch("packing weights", gather_kernel, grid, dim3(kTile, kTileRows), 0, as_cuda(stream_), piece,
+      launch("packing weights", gather_kernel, grid, dim3(kTile, kTileRows), 0, as_gpu(stream_), piece,
              !part.by_rows());
       piece.source = static_cast<const std::byte*>(piece.source) + rows.n * rows.n_stride * size;
       piece.out = static_cast<std::byte*>(piece.out) + rows.n * packed_.k * dtype_bytes(packed_.dtype);
@@ -241,4 +241,4 @@ PackedLinear pack_linear(const LinearSource& source, Backend& backend, Stream& s
   return packed;
 }
 
-}  // namespace quire::cuda
+}  // namespace quire::gpu

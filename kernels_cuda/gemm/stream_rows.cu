@@ -23,7 +23,7 @@
 #include "kernels_cuda/gemm/activate.cuh"
 #include "kernels_cuda/gemm/stream_rows.h"
 
-namespace quire::cuda {
+namespace quire::gpu {
 namespace {
 
 constexpr int kWarps = 8;
@@ -507,7 +507,7 @@ bool aligned_vector(const Tensor& tensor) {
 }
 
 template <typename T, typename F>
-void launch_as(Params params, CudaStream& stream) {
+void launch_as(Params params, GpuStream& stream) {
   const auto kernel = stream_rows_kernel<T, F>;
   [[maybe_unused]] static const bool ready = [&] {
     allow_shared_memory(kernel, stream.device().shared_memory_per_block);
@@ -545,7 +545,7 @@ bool stream_rows_fits(const StreamRows& args, const Device& device) {
   return with_form(tokens, weight.n, weight.k, gated, device, [](auto) {});
 }
 
-void stream_rows(const StreamRows& args, CudaStream& stream) {
+void stream_rows(const StreamRows& args, GpuStream& stream) {
   const PackedLinear& weight = *args.weight;
   Params params{};
   params.x = args.x.data;
@@ -579,4 +579,4 @@ void stream_rows(const StreamRows& args, CudaStream& stream) {
   });
 }
 
-}  // namespace quire::cuda
+}  // namespace quire::gpu

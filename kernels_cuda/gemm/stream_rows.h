@@ -3,7 +3,7 @@
 #include "backend/ops/fused.h"
 #include "kernels_cuda/stream.h"
 
-namespace quire::cuda {
+namespace quire::gpu {
 
 /// The linear op of few rows, limited by the read of the weights; with a norm in front and an activation behind if
 /// asked. x and weight of the same 16-bit type, compute capability 8.0 and up.
@@ -19,6 +19,6 @@ struct StreamRows {
 
 /// Whether the rows are few enough and everything is aligned to 16 bytes.
 bool stream_rows_fits(const StreamRows& args, const Device& device);
-void stream_rows(const StreamRows& args, CudaStream& stream);
+void stream_rows(const StreamRows& args, GpuStream& stream);
 
-}  // namespace quire::cuda
+}  // namespace quire::gpu

@@ -24,7 +24,7 @@
 #include "kernels_cuda/gemm/tile_hopper.h"
 #include "kernels_cuda/gemm/tile_schedule.cuh"
 
-namespace quire::cuda {
+namespace quire::gpu {
 namespace {
 
 constexpr int kThreads = 128;
@@ -375,7 +375,7 @@ __global__ void __launch_bounds__(kThreads, kBlocksPerMultiprocessor) tile_kerne
 }
 
 template <typename T, int kRows, bool kChunked>
-void launch_tiles(const TileProduct& product, const CudaStream& stream) {
+void launch_tiles(const TileProduct& product, const GpuStream& stream) {
   using S = Shape<kRows>;
   static const bool prepared = [] {
     allow_shared_memory(tile_kernel<T, kRows, kChunked>, S::kSharedBytes);
@@ -390,7 +390,7 @@ void launch_tiles(const TileProduct& product, const CudaStream& stream) {
 }
 
 template <typename T>
-void launch_tiles(const TileProduct& product, int rows_per_tile, const CudaStream& stream) {
+void launch_tiles(const TileProduct& product, int rows_per_tile, const GpuStream& stream) {
   const bool chunked = product.chunks > 1;
   QUIRE_CHECK(!chunked || rows_per_tile == 16 || rows_per_tile == 64, "rows_per_tile=", rows_per_tile);
   switch (rows_per_tile) {
@@ -408,7 +408,7 @@ bool aligned(const Tensor& tensor) {
 
 }  // namespace
 
-int tile_rows_for(int64_t rows, const TileProduct& product, const CudaStream& stream) {
+int tile_rows_for(int64_t rows, const TileProduct& product, const GpuStream& stream) {
   if (rows <= 16) return 16;
   const bool hopper = hopper_tiles_fit(stream.device());
   if (stream.resources().deterministic) return hopper ? 128 : 64;
@@ -418,7 +418,7 @@ int tile_rows_for(int64_t rows, const TileProduct& product, const CudaStream& st
   return high_tiles >= stream.device().num_multiprocessors ? 256 : 128;
 }
 
-void multiply_tiles(TileProduct product, DType dtype, int rows_per_tile, int32_t least_row_tiles, CudaStream& stream) {
+void multiply_tiles(TileProduct product, DType dtype, int rows_per_tile, int32_t least_row_tiles, GpuStream& stream) {
   const Resources& resources = stream.resources();
   const size_t partial_bytes = static_cast<size_t>(rows_per_tile) * kTileColumns * sizeof(float);
   product.partials = static_cast<float*>(resources.scratch);
@@ -442,14 +442,14 @@ void multiply_tiles(TileProduct product, DType dtype, int rows_per_tile, int32_t
   return launch_tiles<Half>(product, rows_per_tile, stream);
 }
 
-bool tile_linear_fits(const LinearArgs& args, const CudaStream& stream) {
+bool tile_linear_fits(const LinearArgs& args, const GpuStream& stream) {
   const DType dtype = args.weight->dtype;
   return stream.device().compute_capability >= 80 && (dtype == DType::kBFloat16 || dtype == DType::kFloat16) &&
          args.x.dtype == dtype && (args.out.dtype == dtype || args.out.dtype == DType::kFloat32) &&
          args.weight->groups == 1 && args.weight->k % 8 == 0 && aligned(args.x) && aligned(args.out);
 }
 
-void tile_linear(const LinearArgs& args, CudaStream& stream) {
+void tile_linear(const LinearArgs& args, GpuStream& stream) {
   const int64_t rows = args.x.shape[0];
   if (rows == 0) return;
   TileProduct product;
@@ -480,4 +480,4 @@ size_t tile_counters(const Device& device) {
   return static_cast<size_t>(kBlocksPerMultiprocessor * device.num_multiprocessors);
 }
 
-}  // namespace quire::cuda
+}  // namespace quire::gpu

@@ -8,7 +8,7 @@
 #include "core/dtype.h"
 #include "kernels_cuda/stream.h"
 
-namespace quire::cuda {
+namespace quire::gpu {
 
 /// Rows that are multiplied with the same matrix by one block. Row tiles of one matrix that follow each other form
 /// batches: the blocks that run at a time take all tiles of a batch with the same columns of the matrix, so that these
@@ -64,10 +64,10 @@ struct TileProduct {
 /// compute capability 9.0, 256. `dtype`: of x and weight, 16 bits.
 /// `least_row_tiles`: there are hardly ever fewer. It sets how a deterministic stream cuts K, so it must not depend on
 /// the number of rows.
-void multiply_tiles(TileProduct product, DType dtype, int rows_per_tile, int32_t least_row_tiles, CudaStream& stream);
+void multiply_tiles(TileProduct product, DType dtype, int rows_per_tile, int32_t least_row_tiles, GpuStream& stream);
 
 /// The height of tiles for matrices that have `rows` rows each, or so.
-int tile_rows_for(int64_t rows, const TileProduct& product, const CudaStream& stream);
+int tile_rows_for(int64_t rows, const TileProduct& product, const GpuStream& stream);
 
 /// Columns of the result, and of a tile's part of it.
 __host__ __device__ inline int result_width(const TileProduct& product) {
@@ -80,4 +80,4 @@ __host__ __device__ inline int count_column_tiles(const TileProduct& product) {
   return (result_width(product) + result_columns(product) - 1) / result_columns(product);
 }
 
-}  // namespace quire::cuda
+}  // namespace quire::gpu

@@ -6,17 +6,17 @@
 #include "backend/ops/linear.h"
 #include "kernels_cuda/stream.h"
 
-namespace quire::cuda {
+namespace quire::gpu {
 
 /// out = x * weight^T (+ bias) (+ residual) with our own tensor-core tiles: x and weight of the same 16-bit type,
 /// compute capability 8.0 and up. A row's result does not depend on the number of rows if the stream is deterministic.
 /// Strides and addresses must be multiples of 16 bytes, K of 8.
-bool tile_linear_fits(const LinearArgs& args, const CudaStream& stream);
-void tile_linear(const LinearArgs& args, CudaStream& stream);
+bool tile_linear_fits(const LinearArgs& args, const GpuStream& stream);
+void tile_linear(const LinearArgs& args, GpuStream& stream);
 
 /// What tiles can use of Resources::scratch and Resources::counters. With less they are right, but do not cut their
 /// sums between blocks: slow where there are few rows.
 size_t tile_scratch_bytes(const Device& device);
 size_t tile_counters(const Device& device);
 
-}  // namespace quire::cuda
+}  // namespace quire::gpu

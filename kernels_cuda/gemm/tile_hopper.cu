@@ -24,7 +24,7 @@
 #include "kernels_cuda/gemm/tile_schedule.cuh"
 #include "kernels_cuda/gemm/warpgroup.cuh"
 
-namespace quire::cuda {
+namespace quire::gpu {
 namespace {
 
 constexpr int kProductThreads = 256;
@@ -407,7 +407,7 @@ CUtensorMap weight_map(const TileProduct& product, DType dtype) {
 }
 
 template <typename T, int kRows, bool kChunked>
-void launch_tiles(const TileProduct& product, DType dtype, const CudaStream& stream) {
+void launch_tiles(const TileProduct& product, DType dtype, const GpuStream& stream) {
   using S = Shape<kRows>;
   static const bool prepared = [] {
     allow_shared_memory(hopper_tile_kernel<T, kRows, kChunked>, S::kSharedBytes);
@@ -423,7 +423,7 @@ void launch_tiles(const TileProduct& product, DType dtype, const CudaStream& str
 }
 
 template <typename T>
-void launch_tiles(const TileProduct& product, DType dtype, int rows_per_tile, const CudaStream& stream) {
+void launch_tiles(const TileProduct& product, DType dtype, int rows_per_tile, const GpuStream& stream) {
   const bool chunked = product.chunks > 1;
   QUIRE_CHECK(!chunked || rows_per_tile == 16 || rows_per_tile == 128, "rows_per_tile=", rows_per_tile);
   switch (rows_per_tile) {
@@ -445,9 +445,9 @@ bool hopper_tiles_fit(const Device& device) {
   return device.compute_capability == 90;
 }
 
-void multiply_hopper_tiles(const TileProduct& product, DType dtype, int rows_per_tile, const CudaStream& stream) {
+void multiply_hopper_tiles(const TileProduct& product, DType dtype, int rows_per_tile, const GpuStream& stream) {
   if (dtype == DType::kBFloat16) return launch_tiles<BFloat>(product, dtype, rows_per_tile, stream);
   return launch_tiles<Half>(product, dtype, rows_per_tile, stream);
 }
 
-}  // namespace quire::cuda
+}  // namespace quire::gpu

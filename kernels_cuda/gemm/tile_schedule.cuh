@@ -9,7 +9,7 @@
 
 #include "kernels_cuda/gemm/tile.cuh"
 
-namespace quire::cuda {
+namespace quire::gpu {
 
 constexpr int kUnit = 64;       // of K
 constexpr int kLeastUnits = 4;  // of a tile that are worth a block of their own
@@ -132,4 +132,4 @@ __device__ inline int count_tiles(const TileProduct& product, int rows, int colu
   return row_tiles * column_tiles;
 }
 
-}  // namespace quire::cuda
+}  // namespace quire::gpu

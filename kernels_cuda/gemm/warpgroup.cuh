@@ -12,7 +12,7 @@
 
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
 
-namespace quire::cuda {
+namespace quire::gpu {
 
 /// A barrier in shared memory: a phase ends when the expected arrivals and bytes have come.
 using Barrier = uint64_t;
@@ -234,6 +234,6 @@ __device__ inline uint32_t transpose_pairs(uint32_t pair) {
   return result;
 }
 
-}  // namespace quire::cuda
+}  // namespace quire::gpu
 
 #endif

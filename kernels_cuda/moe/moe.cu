@@ -17,7 +17,7 @@
 #include "kernels_cuda/moe/plain.cuh"
 #include "kernels_cuda/ops.h"
 
-namespace quire::cuda {
+namespace quire::gpu {
 namespace {
 
 constexpr int kOrderThreads = 1024;
@@ -227,7 +227,7 @@ bool aligned(const Tensor& tensor) {
 }
 
 template <int kCount>
-void join(const JoinArgs& args, DType out, int64_t num_tokens, const CudaStream& stream) {
+void join(const JoinArgs& args, DType out, int64_t num_tokens, const GpuStream& stream) {
   const int threads = std::min(256, (args.width / kCount + 31) / 32 * 32);
   const int64_t per_block = int64_t{threads} * kCount;
   // A grid is at most 65535 high.
@@ -261,7 +261,7 @@ size_t moe_scratch_bytes(const MoeShape& shape) {
 }
 
 void moe(const MoeArgs& args, Stream& any_stream) {
-  CudaStream& stream = as_cuda(any_stream);
+  GpuStream& stream = as_gpu(any_stream);
   const int64_t num_tokens = args.x.shape[0];
   const int64_t num_rows = num_tokens * args.top_k;
   if (num_rows == 0) return;
@@ -361,4 +361,4 @@ void moe(const MoeArgs& args, Stream& any_stream) {
   }
 }
 
-}  // namespace quire::cuda
+}  // namespace quire::gpu

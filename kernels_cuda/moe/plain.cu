@@ -10,7 +10,7 @@
 #include "kernels_cuda/gemm/activate.cuh"
 #include "kernels_cuda/moe/plain.cuh"
 
-namespace quire::cuda {
+namespace quire::gpu {
 namespace {
 
 constexpr int kThreads = 256;
@@ -113,9 +113,9 @@ __global__ void __launch_bounds__(kThreads)
 
 }  // namespace
 
-void multiply_plain(const TileProduct& product, DType x, DType weight, DType out, const CudaStream& stream) {
+void multiply_plain(const TileProduct& product, DType x, DType weight, DType out, const GpuStream& stream) {
   launch("experts", plain_kernel, dim3(static_cast<unsigned>(4 * stream.device().num_multiprocessors)), dim3(kThreads),
          0, stream, product, x, weight, out);
 }
 
-}  // namespace quire::cuda
+}  // namespace quire::gpu

@@ -4,12 +4,12 @@
 #include "kernels_cuda/gemm/tile.cuh"
 #include "kernels_cuda/stream.h"
 
-namespace quire::cuda {
+namespace quire::gpu {
 
 /// Height of the row tiles that multiply_plain() takes.
 constexpr int kPlainRows = 32;
 
 /// The product of multiply_tiles() for all types and sizes, in float32 throughout. `product` must have row tiles.
-void multiply_plain(const TileProduct& product, DType x, DType weight, DType out, const CudaStream& stream);
+void multiply_plain(const TileProduct& product, DType x, DType weight, DType out, const GpuStream& stream);
 
-}  // namespace quire::cuda
+}  // namespace quire::gpu

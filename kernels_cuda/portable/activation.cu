@@ -4,7 +4,7 @@
 #include "kernels_cuda/ops.h"
 #include "kernels_cuda/portable/rows.cuh"
 
-namespace quire::cuda {
+namespace quire::gpu {
 namespace {
 
 template <Activation kKind, int kCount>
@@ -48,9 +48,9 @@ void activation(const ActivationArgs& args, Stream& stream) {
     // The second half of x begins at a vector if out's rows end with one.
     const bool vectors = hold_vectors({args.x, out}, kCount);
     launch("activation", vectors ? activation_kernel<T, kCount> : activation_kernel<T, 1>,
-           row_grid(out.shape[0], width, vectors ? kCount : 1), kRowThreads, 0, as_cuda(stream), args.x.as<const T>(),
+           row_grid(out.shape[0], width, vectors ? kCount : 1), kRowThreads, 0, as_gpu(stream), args.x.as<const T>(),
            args.x.strides[0], out.as<T>(), out.strides[0], width, args.rule);
   });
 }
 
-}  // namespace quire::cuda
+}  // namespace quire::gpu

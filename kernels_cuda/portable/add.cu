@@ -3,7 +3,7 @@
 #include "kernels_cuda/ops.h"
 #include "kernels_cuda/portable/rows.cuh"
 
-namespace quire::cuda {
+namespace quire::gpu {
 namespace {
 
 struct AddRows {
@@ -52,8 +52,8 @@ void add(const AddArgs& args, Stream& stream) {
   with_type(args.x.dtype, [&](auto type) {
     using T = decltype(type);
     launch("add", vectors ? add_kernel<T, 4> : add_kernel<T, 1>, row_grid(num_rows, rows.width, vectors ? 4 : 1),
-           kRowThreads, 0, as_cuda(stream), rows);
+           kRowThreads, 0, as_gpu(stream), rows);
   });
 }
 
-}  // namespace quire::cuda
+}  // namespace quire::gpu

@@ -3,7 +3,7 @@
 #include "kernels_cuda/ops.h"
 #include "kernels_cuda/portable/rows.cuh"
 
-namespace quire::cuda {
+namespace quire::gpu {
 namespace {
 
 template <typename T, int kCount>
@@ -33,9 +33,9 @@ void clip(const ClipArgs& args, Stream& stream) {
     constexpr int kCount = 16 / sizeof(T);
     const bool vectors = holds_vectors(x, kCount);
     launch("clip", vectors ? clip_kernel<T, kCount> : clip_kernel<T, 1>,
-           row_grid(x.shape[0], x.shape[1], vectors ? kCount : 1), kRowThreads, 0, as_cuda(stream), x.as<T>(),
+           row_grid(x.shape[0], x.shape[1], vectors ? kCount : 1), kRowThreads, 0, as_gpu(stream), x.as<T>(),
            x.strides[0], x.shape[1], args.limit);
   });
 }
 
-}  // namespace quire::cuda
+}  // namespace quire::gpu

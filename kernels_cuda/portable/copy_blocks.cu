@@ -7,7 +7,7 @@
 #include "kernels_cuda/common/launch.cuh"
 #include "kernels_cuda/ops.h"
 
-namespace quire::cuda {
+namespace quire::gpu {
 namespace {
 
 constexpr int kMaxPairs = 256;
@@ -74,9 +74,9 @@ void copy_blocks(const CopyBlocksArgs& args, Stream& stream) {
       constexpr int64_t kPerBlock = kThreads * kPerThread;
       const dim3 grid(static_cast<unsigned>((most + kPerBlock - 1) / kPerBlock), static_cast<unsigned>(count),
                       static_cast<unsigned>(layers.size()));
-      launch("copy_blocks", copy_blocks_kernel, grid, kThreads, 0, as_cuda(stream), copies);
+      launch("copy_blocks", copy_blocks_kernel, grid, kThreads, 0, as_gpu(stream), copies);
     }
   }
 }
 
-}  // namespace quire::cuda
+}  // namespace quire::gpu

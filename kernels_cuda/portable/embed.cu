@@ -4,7 +4,7 @@
 #include "kernels_cuda/ops.h"
 #include "kernels_cuda/portable/rows.cuh"
 
-namespace quire::cuda {
+namespace quire::gpu {
 namespace {
 
 struct EmbedRows {
@@ -66,9 +66,9 @@ void embed(const EmbedArgs& args, Stream& stream) {
     with_type(out.dtype, [&](auto out_type) {
       using Out = decltype(out_type);
       launch("embed", vectors ? embed_kernel<T, Out, 4> : embed_kernel<T, Out, 1>,
-             row_grid(out.shape[0], rows.width, vectors ? 4 : 1), kRowThreads, 0, as_cuda(stream), rows);
+             row_grid(out.shape[0], rows.width, vectors ? 4 : 1), kRowThreads, 0, as_gpu(stream), rows);
     });
   });
 }
 
-}  // namespace quire::cuda
+}  // namespace quire::gpu

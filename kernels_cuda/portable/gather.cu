@@ -2,7 +2,7 @@
 #include "kernels_cuda/ops.h"
 #include "kernels_cuda/portable/rows.cuh"
 
-namespace quire::cuda {
+namespace quire::gpu {
 namespace {
 
 template <int kCount>
@@ -24,8 +24,8 @@ void gather(const GatherArgs& args, Stream& stream) {
   if (out.size() == 0) return;
   const bool vectors = hold_vectors({args.x, out}, 4);
   launch("gather", vectors ? gather_kernel<4> : gather_kernel<1>, row_grid(out.shape[0], out.shape[1], vectors ? 4 : 1),
-         kRowThreads, 0, as_cuda(stream), args.x.as<const float>(), args.x.strides[0], args.rows, out.as<float>(),
+         kRowThreads, 0, as_gpu(stream), args.x.as<const float>(), args.x.strides[0], args.rows, out.as<float>(),
          out.strides[0], out.shape[1]);
 }
 
-}  // namespace quire::cuda
+}  // namespace quire::gpu

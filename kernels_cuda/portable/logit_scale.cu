@@ -3,7 +3,7 @@
 #include "kernels_cuda/ops.h"
 #include "kernels_cuda/portable/rows.cuh"
 
-namespace quire::cuda {
+namespace quire::gpu {
 namespace {
 
 template <int kCount>
@@ -31,8 +31,8 @@ void logit_scale(const LogitScaleArgs& args, Stream& stream) {
   if (x.size() == 0) return;
   const bool vectors = holds_vectors(x, 4);
   launch("logit_scale", vectors ? logit_scale_kernel<4> : logit_scale_kernel<1>,
-         row_grid(x.shape[0], x.shape[1], vectors ? 4 : 1), kRowThreads, 0, as_cuda(stream), x.as<float>(),
-         x.strides[0], x.shape[1], args.scale, args.softcap);
+         row_grid(x.shape[0], x.shape[1], vectors ? 4 : 1), kRowThreads, 0, as_gpu(stream), x.as<float>(), x.strides[0],
+         x.shape[1], args.scale, args.softcap);
 }
 
-}  // namespace quire::cuda
+}  // namespace quire::gpu

@@ -9,7 +9,7 @@
 #include "kernels_cuda/ops.h"
 #include "kernels_cuda/portable/rows.cuh"
 
-namespace quire::cuda {
+namespace quire::gpu {
 namespace {
 
 constexpr int kManyRuns = 4;
@@ -195,9 +195,9 @@ void norm(const NormArgs& args, Stream& stream) {
     with_type(args.out.dtype, [&](auto out_type) {
       using Out = decltype(out_type);
       launch("norm", choose_kernel<T, Out>(vectors, rows.width), blocks,
-             dim3(static_cast<unsigned>(threads), rows_per_block), 0, as_cuda(stream), rows);
+             dim3(static_cast<unsigned>(threads), rows_per_block), 0, as_gpu(stream), rows);
     });
   });
 }
 
-}  // namespace quire::cuda
+}  // namespace quire::gpu

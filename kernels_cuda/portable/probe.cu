@@ -2,7 +2,7 @@
 // code can be said of all.
 #include "kernels_cuda/portable/probe.h"
 
-namespace quire::cuda {
+namespace quire::gpu {
 namespace {
 
 __global__ void probe_kernel() {}
@@ -14,4 +14,4 @@ cudaError_t probe_code() {
   return cudaFuncGetAttributes(&attributes, probe_kernel);
 }
 
-}  // namespace quire::cuda
+}  // namespace quire::gpu

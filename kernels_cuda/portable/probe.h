@@ -2,9 +2,9 @@
 
 #include <cuda_runtime.h>
 
-namespace quire::cuda {
+namespace quire::gpu {
 
 /// Whether this build has code for the current device: cudaErrorNoKernelImageForDevice if not.
 cudaError_t probe_code();
 
-}  // namespace quire::cuda
+}  // namespace quire::gpu

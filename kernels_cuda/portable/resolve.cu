@@ -3,7 +3,7 @@
 #include "kernels_cuda/common/launch.cuh"
 #include "kernels_cuda/ops.h"
 
-namespace quire::cuda {
+namespace quire::gpu {
 namespace {
 
 constexpr int kThreads = 512;
@@ -21,7 +21,7 @@ __global__ void __launch_bounds__(kThreads)
 }  // namespace
 
 void resolve(const ResolveArgs& args, Stream& stream) {
-  launch("resolve", resolve_kernel, 1, kThreads, 0, as_cuda(stream), args.ids, args.count, args.tokens);
+  launch("resolve", resolve_kernel, 1, kThreads, 0, as_gpu(stream), args.ids, args.count, args.tokens);
 }
 
-}  // namespace quire::cuda
+}  // namespace quire::gpu

@@ -4,7 +4,7 @@
 #include "kernels_cuda/ops.h"
 #include "kernels_cuda/portable/rows.cuh"
 
-namespace quire::cuda {
+namespace quire::gpu {
 namespace {
 
 struct RopeHeads {
@@ -99,8 +99,8 @@ void rope(const RopeArgs& args, Stream& stream) {
     using T = decltype(type);
     const int64_t items = x.shape[1] * (pairs + others) / (vectors ? 4 : 1);
     launch("rope", vectors ? rope_kernel<T, 4> : rope_kernel<T, 1>, row_grid(x.shape[0], items, 1), kRowThreads, 0,
-           as_cuda(stream), heads);
+           as_gpu(stream), heads);
   });
 }
 
-}  // namespace quire::cuda
+}  // namespace quire::gpu

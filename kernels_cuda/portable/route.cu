@@ -10,7 +10,7 @@
 #include "kernels_cuda/common/reduce.cuh"
 #include "kernels_cuda/ops.h"
 
-namespace quire::cuda {
+namespace quire::gpu {
 namespace {
 
 constexpr unsigned kMaxWarps = 4;
@@ -274,8 +274,7 @@ void route(const RouteArgs& args, Stream& stream) {
   const size_t token_bytes = static_cast<size_t>(token_words(routing)) * sizeof(float);
   const unsigned warps = kMaxWarps * token_bytes <= kSharedBytes ? kMaxWarps : 1;
   const auto blocks = static_cast<unsigned>((num_tokens + warps - 1) / warps);
-  launch("route", choose_kernel(routing.num_experts), blocks, warps * 32, warps * token_bytes, as_cuda(stream),
-         routing);
+  launch("route", choose_kernel(routing.num_experts), blocks, warps * 32, warps * token_bytes, as_gpu(stream), routing);
 }
 
-}  // namespace quire::cuda
+}  // namespace quire::gpu

@@ -8,7 +8,7 @@
 #include "kernels_cuda/common/launch.cuh"
 #include "kernels_cuda/common/numbers.cuh"
 
-namespace quire::cuda {
+namespace quire::gpu {
 
 template <typename T, int kCount>
 __device__ inline void load_floats(const T* from, float (&values)[kCount]) {
@@ -55,4 +55,4 @@ __device__ inline int64_t row_element() {
   return (int64_t{blockIdx.y} * kRowThreads + threadIdx.x) * kCount;
 }
 
-}  // namespace quire::cuda
+}  // namespace quire::gpu

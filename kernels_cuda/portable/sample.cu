@@ -8,7 +8,7 @@
 #include "kernels_cuda/portable/sample_choose.cuh"
 #include "kernels_cuda/portable/sample_measure.cuh"
 
-namespace quire::cuda {
+namespace quire::gpu {
 namespace {
 
 /// Hands out pieces of the scratch memory, each 256-byte aligned. Without memory it only counts.
@@ -69,12 +69,11 @@ void sample(const SampleArgs& args, Stream& stream) {
   params.max_candidates = args.max_candidates;
   carve(params, args.scratch);
 
-  const CudaStream& cuda = as_cuda(stream);
+  const GpuStream& gpu = as_gpu(stream);
   const auto chunks = static_cast<unsigned>((vocabulary + kMeasureChunk - 1) / kMeasureChunk);
-  launch("measuring logits", measure_rows, dim3(chunks, static_cast<unsigned>(num_rows)), dim3(kMeasureThreads), 0,
-         cuda, params);
-  launch("choosing tokens", choose_tokens, dim3(static_cast<unsigned>(num_rows)), dim3(kChooseThreads), 0, cuda,
+  launch("measuring logits", measure_rows, dim3(chunks, static_cast<unsigned>(num_rows)), dim3(kMeasureThreads), 0, gpu,
          params);
+  launch("choosing tokens", choose_tokens, dim3(static_cast<unsigned>(num_rows)), dim3(kChooseThreads), 0, gpu, params);
 }
 
-}  // namespace quire::cuda
+}  // namespace quire::gpu

@@ -7,7 +7,7 @@
 #include "kernels_cuda/common/launch.cuh"
 #include "kernels_cuda/portable/sample_row.cuh"
 
-namespace quire::cuda {
+namespace quire::gpu {
 
 constexpr int kChooseThreads = 512;
 constexpr int kChooseWarps = kChooseThreads / 32;
@@ -764,4 +764,4 @@ __global__ void __launch_bounds__(kChooseThreads, 2) choose_tokens(SampleParams 
   if (threadIdx.x == 0) params.tokens[row_index] = result;
 }
 
-}  // namespace quire::cuda
+}  // namespace quire::gpu

@@ -9,7 +9,7 @@
 #include "kernels_cuda/common/launch.cuh"
 #include "kernels_cuda/portable/sample_row.cuh"
 
-namespace quire::cuda {
+namespace quire::gpu {
 
 constexpr int kMeasureThreads = 256;
 constexpr int kMeasureSpans = kMeasureThreads / 32;
@@ -167,4 +167,4 @@ __global__ void __launch_bounds__(kMeasureThreads) measure_rows(SampleParams par
   }
 }
 
-}  // namespace quire::cuda
+}  // namespace quire::gpu

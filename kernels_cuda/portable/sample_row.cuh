@@ -12,7 +12,7 @@
 #include "backend/ops/sample.h"
 #include "kernels_cuda/common/reduce.cuh"
 
-namespace quire::cuda {
+namespace quire::gpu {
 
 constexpr int kSampleGroup = 128;
 constexpr int kSampleSpan = 512;
@@ -152,4 +152,4 @@ __device__ inline void load_span(float (&x)[kLogitsPerLane], const float* row, i
   }
 }
 
-}  // namespace quire::cuda
+}  // namespace quire::gpu
