@@ -77,7 +77,7 @@ class Backend {
   virtual Buffer allocate(size_t bytes, MemoryKind kind) = 0;
 
   /// Memory of the host that this device copies from and to at full speed, and that its copy_blocks op reaches:
-  /// page-locked, where there is such a thing.
+  /// page-locked, where there is such a thing. From any thread: locking takes long enough to be done beside other work.
   /// Raises: kOutOfMemory.
   virtual Buffer allocate_host(size_t bytes) = 0;
 

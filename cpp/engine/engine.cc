@@ -2,6 +2,7 @@
 
 #include <chrono>
 #include <exception>
+#include <future>
 #include <mutex>
 #include <new>
 #include <random>
@@ -108,19 +109,25 @@ std::shared_ptr<const Vocabulary> read_vocabulary(const OpenModel& model) {
 }
 
 std::unique_ptr<Runner> load_runner(OpenModel& model, const LoadProgress& progress) {
+  const ModelSpec& spec = model.folder.spec;
+  const RunnerConfig config{.max_num_batched_tokens = *model.config.max_num_batched_tokens,
+                            .max_num_seqs = model.config.max_num_seqs,
+                            .max_model_len = model.description.memory.max_model_len,
+                            .max_logprobs = model.config.max_logprobs,
+                            .block_size = model.config.block_size,
+                            .num_blocks = model.description.memory.num_blocks,
+                            .num_swap_blocks = model.description.memory.num_swap_blocks,
+                            .dtype = model.dtype,
+                            .kv_dtype = model.kv_dtype,
+                            .record_graphs = !model.config.enforce_eager};
   std::unique_ptr<Stream> stream = model.backend->create_stream();
+  // Locking gigabytes of the host's memory takes as long as reading a small model.
+  std::future<KvMemory> swap_space =
+      std::async(config.num_swap_blocks > 0 ? std::launch::async : std::launch::deferred,
+                 [&spec, &config, &backend = *model.backend] { return Runner::swap_space(spec, backend, config); });
   ModelWeights weights = load_weights(model, *stream, progress);
-  return std::make_unique<Runner>(model.folder.spec, std::move(weights), std::move(model.backend), std::move(stream),
-                                  RunnerConfig{.max_num_batched_tokens = *model.config.max_num_batched_tokens,
-                                               .max_num_seqs = model.config.max_num_seqs,
-                                               .max_model_len = model.description.memory.max_model_len,
-                                               .max_logprobs = model.config.max_logprobs,
-                                               .block_size = model.config.block_size,
-                                               .num_blocks = model.description.memory.num_blocks,
-                                               .num_swap_blocks = model.description.memory.num_swap_blocks,
-                                               .dtype = model.dtype,
-                                               .kv_dtype = model.kv_dtype,
-                                               .record_graphs = !model.config.enforce_eager});
+  return std::make_unique<Runner>(spec, std::move(weights), swap_space.get(), std::move(model.backend),
+                                  std::move(stream), config);
 }
 
 SchedulerConfig scheduler_config(const OpenModel& model) {

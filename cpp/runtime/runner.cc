@@ -46,7 +46,7 @@ size_t logits_bytes(const ModelSpec& spec, int32_t num_rows) {
 
 }  // namespace
 
-Runner::Runner(const ModelSpec& spec, ModelWeights weights, std::unique_ptr<Backend> backend,
+Runner::Runner(const ModelSpec& spec, ModelWeights weights, KvMemory swapped_kv, std::unique_ptr<Backend> backend,
                std::unique_ptr<Stream> stream, const RunnerConfig& config)
     : spec_(spec),
       config_(config),
@@ -54,7 +54,7 @@ Runner::Runner(const ModelSpec& spec, ModelWeights weights, std::unique_ptr<Back
       stream_(std::move(stream)),
       weights_(std::move(weights)),
       kv_(spec_, *backend_, KvPlace::kDevice, config.kv_dtype, config.block_size, config.num_blocks),
-      swapped_kv_(spec_, *backend_, KvPlace::kHost, config.kv_dtype, config.block_size, config.num_swap_blocks),
+      swapped_kv_(std::move(swapped_kv)),
       rows_per_slice_(rows_per_slice(spec_, *backend_, config)),
       workspace_(backend_->allocate(
           Decoder::workspace_bytes(spec_, *backend_, config.dtype, config.max_num_batched_tokens, rows_per_slice_),

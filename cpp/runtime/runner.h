@@ -42,12 +42,18 @@ struct RunnerConfig {
 /// Thread safety: one caller at a time.
 class Runner {
  public:
-  /// `weights` lie in `backend`'s memory. Raises: kOutOfMemory, kUnsupported.
-  Runner(const ModelSpec& spec, ModelWeights weights, std::unique_ptr<Backend> backend, std::unique_ptr<Stream> stream,
-         const RunnerConfig& config);
+  /// `weights` lie in `backend`'s memory, `swapped_kv` is room for config.num_swap_blocks. Raises: kOutOfMemory,
+  /// kUnsupported.
+  Runner(const ModelSpec& spec, ModelWeights weights, KvMemory swapped_kv, std::unique_ptr<Backend> backend,
+         std::unique_ptr<Stream> stream, const RunnerConfig& config);
   Runner(const Runner&) = delete;
   Runner& operator=(const Runner&) = delete;
   ~Runner();
+
+  /// Room for the blocks of swapped-out sequences: made beside the weights, since it takes time. Raises: kOutOfMemory.
+  static KvMemory swap_space(const ModelSpec& spec, Backend& backend, const RunnerConfig& config) {
+    return {spec, backend, KvPlace::kHost, config.kv_dtype, config.block_size, config.num_swap_blocks};
+  }
 
   /// Bytes of the backend's memory that a runner takes beside weights and KV cache, to the byte as long as no step
   /// brings unusually long lists (StepInputs). `config.num_blocks` is not looked at.

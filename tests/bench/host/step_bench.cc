@@ -38,13 +38,15 @@ void measure(const Case& one) {
   auto backend = std::make_unique<HostBackend>();
   backend->records = backend->behind = true;
   auto stream = backend->create_stream();
-  auto runner =
-      std::make_unique<Runner>(spec_of_no_layers(length), ModelWeights{}, std::move(backend), std::move(stream),
-                               RunnerConfig{.max_num_batched_tokens = 8192,
-                                            .max_num_seqs = one.num_sequences,
-                                            .max_model_len = length,
-                                            .block_size = kBlockSize,
-                                            .num_blocks = num_blocks});
+  const ModelSpec spec = spec_of_no_layers(length);
+  const RunnerConfig config{.max_num_batched_tokens = 8192,
+                            .max_num_seqs = one.num_sequences,
+                            .max_model_len = length,
+                            .block_size = kBlockSize,
+                            .num_blocks = num_blocks};
+  KvMemory swap_space = Runner::swap_space(spec, *backend, config);
+  auto runner = std::make_unique<Runner>(spec, ModelWeights{}, std::move(swap_space), std::move(backend),
+                                         std::move(stream), config);
   Loop loop(std::move(runner),
             {.block_size = kBlockSize,
              .num_blocks = num_blocks,

@@ -175,9 +175,10 @@ class FailingSteps : public testing::Test {
     auto backend = std::make_unique<FailingBackend>(std::move(model.backend));
     auto stream = backend->create_stream();
     ModelWeights weights = load_weights(model.folder, *model.checkpoint, std::nullopt, *backend, *stream);
-    auto runner =
-        std::make_unique<Runner>(model.folder.spec, std::move(weights), std::move(backend), std::move(stream),
-                                 RunnerConfig{.max_model_len = memory.max_model_len, .num_blocks = memory.num_blocks});
+    const RunnerConfig config{.max_model_len = memory.max_model_len, .num_blocks = memory.num_blocks};
+    KvMemory swap_space = Runner::swap_space(model.folder.spec, *backend, config);
+    auto runner = std::make_unique<Runner>(model.folder.spec, std::move(weights), std::move(swap_space),
+                                           std::move(backend), std::move(stream), config);
     loop_ = std::make_unique<Loop>(
         std::move(runner), SchedulerConfig{.num_blocks = memory.num_blocks, .max_model_len = memory.max_model_len},
         RequestContext{.max_model_len = memory.max_model_len}, 1000);

@@ -36,7 +36,8 @@ class RunnerTest : public testing::Test {
       ModelWeights weights;
       weights.layers.resize(spec_.layers.size());
       auto stream = backend_->create_stream();
-      runner_ = std::make_unique<Runner>(spec_, std::move(weights), std::move(owned_), std::move(stream), config_);
+      runner_ = std::make_unique<Runner>(spec_, std::move(weights), Runner::swap_space(spec_, *owned_, config_),
+                                         std::move(owned_), std::move(stream), config_);
     }
     return *runner_;
   }
