@@ -30,13 +30,6 @@ __device__ inline void barrier_init(uint32_t barrier, unsigned arrivals) {
 #endif
 }
 
-/// Make initialised barriers, and what was written to shared memory, known to the copy engine.
-__device__ inline void fence_for_copies() {
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-  asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
-#endif
-}
-
 __device__ inline void barrier_expect(uint32_t barrier, unsigned bytes) {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
   asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes) : "memory");

@@ -217,10 +217,11 @@ __device__ void clear_unseen(std::byte* values, int key, int first_key, int cont
 
 template <typename T, int kDim>
 __device__ void multiply_keys(float (&score)[kKeys / 2], uint64_t q, uint64_t keys) {
+  WarpgroupProduct<T, kKeys>::template run<false>(score, q, keys);
 #pragma unroll
-  for (int k = 0; k < kDim / 16; ++k) {
+  for (int k = 1; k < kDim / 16; ++k) {
     WarpgroupProduct<T, kKeys>::run(score, q + k / 4 * (kGroupRows * 128 / 16) + k % 4 * 2,
-                                    keys + k / 4 * (kKeys * 128 / 16) + k % 4 * 2, k > 0);
+                                    keys + k / 4 * (kKeys * 128 / 16) + k % 4 * 2);
   }
 }
 
@@ -357,12 +358,12 @@ __global__ void __launch_bounds__(kThreads, 1)
   const int own_group = static_cast<int>(threadIdx.x) / 128;
   if (own_group == kGroups) {
     // Its three idle warps are there to give registers to the others.
-    asm volatile("setmaxnreg.dec.sync.aligned.u32 40;");
+    give_registers<40>();
     if (threadIdx.x / 32 == kGroups * 4) {
       copy_tiles<kDim>(problem, tile, heads, stages, barriers, first_key, begin, high / kKeys + 1);
     }
   } else {
-    asm volatile("setmaxnreg.inc.sync.aligned.u32 232;");
+    take_registers<232>();
     attend_rows<T, kDim>(problem, tile, kv_head, first_key, begin, shared, stages, barriers);
   }
 #endif

@@ -42,4 +42,11 @@ __device__ inline void async_copy_wait() {
 #endif
 }
 
+/// Make initialised barriers, and what was written to shared memory, known to the copy engine.
+__device__ inline void fence_for_copies() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+#endif
+}
+
 }  // namespace quire::gpu

@@ -30,25 +30,35 @@ void allow_shared_memory(void (*kernel)(Params...), size_t bytes) {
         "reserving shared memory");
 }
 
-/// `what`: the op, for the message if the launch fails.
+/// `what`: the op, for the message if the launch fails. `cluster`: blocks, one behind the other, that see each other's
+/// shared memory (compute capability 9.0); the grid is a multiple of it.
 template <typename... Params, typename... Args>
-void launch(const char* what, void (*kernel)(Params...), dim3 grid, dim3 block, size_t shared_bytes,
-            const GpuStream& stream, Args&&... args) {
-  cudaLaunchAttribute attributes[2]{};
+void launch_clusters(const char* what, void (*kernel)(Params...), dim3 grid, int cluster, dim3 block,
+                     size_t shared_bytes, const GpuStream& stream, Args&&... args) {
+  cudaLaunchAttribute attributes[3]{};
   // All kernels want the same split between shared memory and cache: a multiprocessor must run empty to change it,
   // which would part a kernel from the next one's early start.
   attributes[0].id = cudaLaunchAttributePreferredSharedMemoryCarveout;
   attributes[0].val.sharedMemCarveout = 100;
   attributes[1].id = cudaLaunchAttributeProgrammaticStreamSerialization;
   attributes[1].val.programmaticStreamSerializationAllowed = 1;
+  attributes[2].id = cudaLaunchAttributeClusterDimension;
+  attributes[2].val.clusterDim = {static_cast<unsigned>(cluster), 1, 1};
   cudaLaunchConfig_t config{};
   config.gridDim = grid;
   config.blockDim = block;
   config.dynamicSmemBytes = shared_bytes;
   config.stream = stream.handle();
   config.attrs = attributes;
-  config.numAttrs = stream.device().compute_capability >= 90 ? 2 : 1;
+  config.numAttrs = cluster > 1 ? 3 : stream.device().compute_capability >= 90 ? 2 : 1;
   check(cudaLaunchKernelEx(&config, kernel, static_cast<Params>(std::forward<Args>(args))...), what);
+}
+
+/// The same without clusters.
+template <typename... Params, typename... Args>
+void launch(const char* what, void (*kernel)(Params...), dim3 grid, dim3 block, size_t shared_bytes,
+            const GpuStream& stream, Args&&... args) {
+  launch_clusters(what, kernel, grid, 1, block, shared_bytes, stream, std::forward<Args>(args)...);
 }
 
 }  // namespace quire::gpu

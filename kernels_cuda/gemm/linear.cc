@@ -86,9 +86,7 @@ void linear(const LinearArgs& args, Stream& stream) {
     if (stream_rows_fits(rows, gpu.device())) return stream_rows(rows, gpu);
     if (blas_linear(args, gpu)) return;
   }
-  // Also of a single row, whose stride does not matter: the choice must be that of many.
-  const bool rows_aligned = aligned(args.x) && aligned(args.out);
-  if (rows_aligned && tile_linear_fits(args, gpu)) return tile_linear(args, gpu);
+  if (tile_linear_fits(args, nullptr, gpu)) return tile_linear(args, nullptr, gpu);
   generic_linear(args, gpu);
 }
 

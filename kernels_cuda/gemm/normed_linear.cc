@@ -1,5 +1,6 @@
 #include "backend/ops/fused.h"
 #include "kernels_cuda/gemm/stream_rows.h"
+#include "kernels_cuda/gemm/tile.h"
 #include "kernels_cuda/ops.h"
 
 namespace quire::gpu {
@@ -22,6 +23,11 @@ void normed_linear(const NormedLinearArgs& args, Stream& stream) {
   rows.norm = nullptr;
   if (may_stream && stream_rows_fits(rows, gpu.device())) return stream_rows(rows, gpu);
 
+  if (args.has_activation && tiles_activate_faster(args.norm.x.shape[0], gpu)) {
+    const LinearArgs tiles{
+        .x = args.norm.out, .weight = args.weight, .bias = args.bias, .residual = {}, .out = args.out};
+    if (tile_linear_fits(tiles, &args.activation, gpu)) return tile_linear(tiles, &args.activation, gpu);
+  }
   const Tensor product = args.has_activation ? args.up : args.out;
   linear({.x = args.norm.out, .weight = args.weight, .bias = args.bias, .residual = {}, .out = product}, stream);
   if (args.has_activation) activation({.rule = args.activation, .x = product, .out = args.out}, stream);

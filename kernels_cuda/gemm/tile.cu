@@ -12,6 +12,7 @@
 //
 // What limits: reading the weights up to some 128 rows, the tensor cores (mma.sync) beyond.
 #include <algorithm>
+#include <bit>
 
 #include "core/check.h"
 #include "kernels_cuda/common/async_copy.cuh"
@@ -402,8 +403,7 @@ void launch_tiles(const TileProduct& product, int rows_per_tile, const GpuStream
 }
 
 bool aligned(const Tensor& tensor) {
-  return reinterpret_cast<uintptr_t>(tensor.data) % 16 == 0 &&
-         (tensor.shape[0] == 1 || tensor.strides[0] * dtype_bytes(tensor.dtype) % 16 == 0);
+  return reinterpret_cast<uintptr_t>(tensor.data) % 16 == 0 && tensor.strides[0] * dtype_bytes(tensor.dtype) % 16 == 0;
 }
 
 }  // namespace
@@ -432,7 +432,8 @@ void multiply_tiles(TileProduct product, DType dtype, int rows_per_tile, int32_t
     const int64_t least_tiles = int64_t{count_column_tiles(product)} * least_row_tiles;
     const int64_t units = (product.k + kUnit - 1) / kUnit;
     const int64_t wanted = kBlocksPerMultiprocessor * stream.device().num_multiprocessors / least_tiles;
-    const int64_t chunks = std::clamp<int64_t>(wanted, 1, std::clamp<int64_t>(units / kLeastUnits, 1, kMostChunks));
+    const int64_t most = std::clamp<int64_t>(wanted, 1, std::clamp<int64_t>(units / kLeastUnits, 1, kMostChunks));
+    const auto chunks = static_cast<int64_t>(std::bit_floor(static_cast<uint64_t>(most)));
     // As many as it takes when each but the last is equally long.
     const int64_t chunk_units = (units + chunks - 1) / chunks;
     product.chunks = static_cast<int32_t>((units + chunk_units - 1) / chunk_units);
@@ -442,14 +443,22 @@ void multiply_tiles(TileProduct product, DType dtype, int rows_per_tile, int32_t
   return launch_tiles<Half>(product, rows_per_tile, stream);
 }
 
-bool tile_linear_fits(const LinearArgs& args, const GpuStream& stream) {
+bool tile_linear_fits(const LinearArgs& args, const ActivationRule* activation, const GpuStream& stream) {
   const DType dtype = args.weight->dtype;
+  const bool gated = activation != nullptr && activation->gated;
   return stream.device().compute_capability >= 80 && (dtype == DType::kBFloat16 || dtype == DType::kFloat16) &&
          args.x.dtype == dtype && (args.out.dtype == dtype || args.out.dtype == DType::kFloat32) &&
-         args.weight->groups == 1 && args.weight->k % 8 == 0 && aligned(args.x) && aligned(args.out);
+         args.weight->groups == 1 && args.weight->k % 8 == 0 && (!gated || args.weight->n % 16 == 0) &&
+         aligned(args.x) && aligned(args.out);
 }
 
-void tile_linear(const LinearArgs& args, GpuStream& stream) {
+bool tiles_activate_faster(int64_t rows, const GpuStream& stream) {
+  constexpr int64_t kMostRows = 128;
+  if (stream.resources().deterministic) return true;
+  return hopper_tiles_fit(stream.device()) && rows <= kMostRows;
+}
+
+void tile_linear(const LinearArgs& args, const ActivationRule* activation, GpuStream& stream) {
   const int64_t rows = args.x.shape[0];
   if (rows == 0) return;
   TileProduct product;
@@ -465,6 +474,10 @@ void tile_linear(const LinearArgs& args, GpuStream& stream) {
     product.residual = args.residual.as<const float>();
     product.residual_stride = args.residual.strides[0];
   }
+  if (activation != nullptr) {
+    product.activates = true;
+    product.rule = *activation;
+  }
   product.out = args.out.data;
   product.out_stride = args.out.strides[0];
   product.out_is_float32 = args.out.dtype == DType::kFloat32;
@@ -472,11 +485,13 @@ void tile_linear(const LinearArgs& args, GpuStream& stream) {
 }
 
 size_t tile_scratch_bytes(const Device& device) {
+  if (hopper_tiles_fit(device)) return 0;
   return static_cast<size_t>(2 * kBlocksPerMultiprocessor * device.num_multiprocessors) * 128 * kTileColumns *
          sizeof(float);
 }
 
 size_t tile_counters(const Device& device) {
+  if (hopper_tiles_fit(device)) return 0;
   return static_cast<size_t>(kBlocksPerMultiprocessor * device.num_multiprocessors);
 }
 

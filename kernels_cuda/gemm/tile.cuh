@@ -41,6 +41,7 @@ struct TileProduct {
   int32_t num_rows = 0;                ///< if there are no row_tiles
   const RowTile* row_tiles = nullptr;  ///< in device memory, as is their number; null: rows of the one matrix
   const int32_t* num_row_tiles = nullptr;
+  int32_t likely_row_tiles = 0;     ///< how many there will be, or so
   bool row_tiles_are_old = false;   ///< not made by the kernel before: can be read before the wait
   const float* bias = nullptr;      ///< [matrices, n]
   const float* residual = nullptr;  ///< [rows, n], may be out

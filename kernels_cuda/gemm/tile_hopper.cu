@@ -2,18 +2,22 @@
 // partners) are the rows of the tensor cores' product, 16 to 256 rows of x its columns, so that few rows waste little.
 //
 // A block is two warpgroups that multiply, 64 rows of the matrix each, and one warp that fills a ring of stages with
-// bulk copies: a unit of K of both operands each, as far ahead as the ring is long, also over the end of a tile. One
-// block stays on every multiprocessor; with up to 64 rows it leaves room for a block of the next kernel, which can then
-// read its first weights while this one ends. Work is shared out as tile_schedule.cuh says. For gated activations rows
-// of the matrix come in groups of eight of the gate and eight of its partner, so that a thread holds both: the tensor
-// map sees the matrix as [matrices, F / 8, 2, 8, K]. x_rows: each tile takes all rows of x, in their place; whose they
-// are is looked up when the tile is finished.
+// bulk copies: a unit of K of both operands each, as far ahead as the ring is long, also over the end of a tile. Blocks
+// form clusters, which take tiles in turn. Either both blocks of a cluster share the rows of x, of which each brings
+// half to both, and have tiles side by side; or, where there are too few tiles, the blocks of a cluster each sum a part
+// of K and read the others' sums, in order, out of their shared memory. For gated activations rows of the matrix come
+// in groups of eight of the gate and eight of its partner, so that a thread holds both: the tensor map sees the matrix
+// as [matrices, F / 8, 2, 8, K]. x_rows: each tile takes all rows of x; whose they are is looked up when it is
+// finished.
 //
 // What limits: reading the weights up to some 200 rows, the tensor cores beyond.
 #include <cuda.h>
 #include <cudaTypedefs.h>
 
+#include <algorithm>
 #include <array>
+#include <atomic>
+#include <bit>
 #include <cstddef>
 
 #include "core/check.h"
@@ -28,23 +32,35 @@ namespace quire::gpu {
 namespace {
 
 constexpr int kProductThreads = 256;
-constexpr int kThreads = kProductThreads + 32;
 [[maybe_unused]] constexpr int kProductWarps = kProductThreads / 32;
+
+/// Bytes from row to row of results on their way out, 16-bit and float32: no two rows that are written or read at once
+/// begin in the same bank.
+constexpr int kStagedStride = 64 * 2 + 16;
+constexpr int kStagedFloatStride = 64 * 4 + 16;
+
+/// How the blocks of a cluster work together.
+enum class Together {
+  kShareRows,  ///< two blocks, tiles side by side, the same rows of x
+  kShareSums   ///< one tile, of whose K each block has a part; one block or several
+};
+
+constexpr int kMostBlocks = 8;  // of a cluster, on any device that has clusters
 
 template <int kRows>
 struct Shape {
   static constexpr int kStages = kRows <= 32 ? 5 : kRows == 64 ? 4 : kRows == 128 ? 6 : 4;
   static constexpr int kWeightBytes = kTileColumns * kUnit * 2;
   static constexpr int kStageBytes = kWeightBytes + kRows * kUnit * 2;
-  // Stages are aligned to 1024 bytes; behind them two barriers each, and where rows of x go.
-  static constexpr int kSharedBytes = 1024 + kStages * (kStageBytes + 16) + kRows * 4;
-#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
-  /// One instruction takes at most 128 rows of x here; more are two.
-  static constexpr int kInstructionRows = kRows > 128 ? 128 : kRows;
-  static constexpr int kInstructions = kRows / kInstructionRows;
-  static constexpr int kSums = kInstructionRows / 2;  // of a thread and an instruction
-  static constexpr int kTileElements = kRows * kTileColumns;
-#endif
+  static constexpr int kStagedRows = kRows <= 64 ? 16 : 32;               // results leave as many at once
+  static constexpr int kStagingBytes = kStagedRows * kStagedFloatStride;  // of a warpgroup
+  static constexpr int kBlocksPerMultiprocessor = kRows <= 64 ? 2 : 1;
+  // Registers are given and taken by whole warpgroups: one for the warp that copies.
+  static constexpr bool kTradesRegisters = kRows == 256;
+  static constexpr int kThreads = kProductThreads + (kTradesRegisters ? 128 : 32);
+  // Stages are aligned to 1024 bytes; behind them results on their way out, barriers, and where rows of x go.
+  static constexpr int kBarrierBytes = (2 * kStages + 2) * 8;
+  static constexpr int kSharedBytes = 1024 + kStages * kStageBytes + 2 * kStagingBytes + kBarrierBytes + kRows * 4;
 };
 
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
@@ -53,19 +69,342 @@ __device__ void product_barrier() {
   asm volatile("bar.sync 1, %0;" ::"n"(kProductThreads) : "memory");
 }
 
-/// Goes through the units that a block computes, in order.
+/// Of the warpgroup.
+__device__ void warpgroup_barrier() {
+  asm volatile("bar.sync %0, 128;" ::"r"(2 + threadIdx.x / 128) : "memory");
+}
+
+/// The barriers of a block, in shared memory.
 template <int kRows>
+struct Barriers {
+  static constexpr int kStages = Shape<kRows>::kStages;
+  Barrier full[kStages];  ///< a stage holds its unit
+  Barrier free[kStages];  ///< nobody reads it any more
+  Barrier staged;         ///< all blocks of the cluster have left their sums of a tile
+  Barrier drained;        ///< nobody reads this block's
+};
+
+/// What a block computes: tile after tile, of each the units from begin to end.
+template <int kRows, Together kTogether>
+class Work {
+ public:
+  __device__ explicit Work(const TileProduct& product)
+      : product_(product),
+        rank_(rank_in_cluster()),
+        cluster_(blocks_in_cluster()),
+        columns_at_once_(kTogether == Together::kShareRows ? cluster_ : 1),
+        column_groups_((count_column_tiles(product) + columns_at_once_ - 1) / columns_at_once_),
+        num_tiles_(count_tiles(product, kRows, column_groups_)),
+        tile_(static_cast<int>(blockIdx.x) / cluster_) {
+    const int units = (product.k + kUnit - 1) / kUnit;
+    const int parts = kTogether == Together::kShareRows ? 1 : cluster_;
+    const int per_part = (units + parts - 1) / parts;
+    begin_ = kTogether == Together::kShareRows ? 0 : min(rank_ * per_part, units);
+    end_ = min(begin_ + per_part, units);
+  }
+
+  __device__ bool has_tile() const { return tile_ < num_tiles_; }
+  __device__ void next_tile() { tile_ += static_cast<int>(gridDim.x) / cluster_; }
+  __device__ int begin() const { return begin_; }
+  __device__ int end() const { return end_; }
+  __device__ int rank() const { return rank_; }
+  __device__ int cluster() const { return cluster_; }
+  __device__ bool shares_sums() const { return kTogether == Together::kShareSums && cluster_ > 1; }
+
+  /// Of the tile. With shared rows it may lie behind the last column.
+  __device__ Place place() const {
+    Place place = locate<kRows>(product_, tile_, column_groups_);
+    if (kTogether == Together::kShareRows) place.column_tile = place.column_tile * cluster_ + rank_;
+    return place;
+  }
+
+ private:
+  const TileProduct& product_;
+  int rank_, cluster_;
+  int columns_at_once_, column_groups_;
+  int num_tiles_, tile_;
+  int begin_, end_;
+};
+
+/// Sums of kRows rows, of one thread.
+template <int kRows>
+struct Sums {
+  float of[kRows / 2];
+
+  __device__ void clear() {
+#pragma unroll
+    for (float& sum : of) sum = 0.0f;
+  }
+
+  __device__ void add(const Sums& other) {
+#pragma unroll
+    for (int i = 0; i < kRows / 2; ++i) of[i] += other.of[i];
+  }
+};
+
+/// Start sums += a stage's weights * its x^T, in ascending order of k.
+template <typename T, int kRows>
+__device__ void multiply_unit(Sums<kRows>& sums, const std::byte* stage) {
+  using S = Shape<kRows>;
+  const int warpgroup = static_cast<int>(threadIdx.x) / 128;
+  const uint64_t a = operand(stage + warpgroup * (S::kWeightBytes / 2));
+  const uint64_t b = operand(stage + S::kWeightBytes);
+  begin_products();
+#pragma unroll
+  for (int step = 0; step < kUnit / 16; ++step) {
+    WarpgroupProduct<T, kRows>::run(sums.of, a + step * 2, b + step * 2);
+  }
+  commit_products();
+}
+
+/// Which columns of the result a thread's warpgroup has, and where they wait to be written.
+struct Columns {
+  int count;          // of a warpgroup
+  int first;          // of the warpgroup
+  int first_of_warp;  // counted from there
+  std::byte* staged;
+};
+
+template <int kRows>
+__device__ Columns own_columns(const TileProduct& product, const Place& place, std::byte* staging) {
+  const int warp = static_cast<int>(threadIdx.x) / 32;
+  const int count = result_columns(product) / 2;
+  return {count, place.column_tile * result_columns(product) + warp / 4 * count, warp % 4 * count / 4,
+          staging + warp / 4 * Shape<kRows>::kStagingBytes};
+}
+
+/// What sums become: bias and activation. Gated, results take the place of the gate's sums.
+template <int kCount>
+__device__ void finish_sums(const TileProduct& product, const Place& place, const Columns& columns,
+                            Sums<kCount>& sums) {
+  if (product.bias == nullptr && !product.activates) return;
+  const bool gated = product.activates && product.rule.gated;
+  const int width = result_width(product);
+  const float* const bias = product.bias == nullptr ? nullptr : product.bias + int64_t{place.matrix} * product.n;
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    if (gated && half == 1) break;
+    const int column = columns.first + columns.first_of_warp + half * 8 + static_cast<int>(threadIdx.x) % 32 / 4;
+    float column_bias = 0.0f, other_bias = 0.0f;
+    if (bias != nullptr && column < width) {
+      column_bias = bias[column];
+      if (gated) other_bias = bias[width + column];
+    }
+#pragma unroll
+    for (int j = 0; j < kCount / 8; ++j) {
+#pragma unroll
+      for (int i = 0; i < 2; ++i) {
+        float& value = sums.of[j * 4 + half * 2 + i];
+        value += column_bias;
+        if (product.activates) value = activate_roughly(product.rule, value, sums.of[j * 4 + 2 + i] + other_bias);
+      }
+    }
+  }
+}
+
+/// Put results into shared memory, a row behind the other.
+template <typename T, int kCount>
+__device__ void stage_rows(const Sums<kCount>& sums, const Columns& columns, bool gated, bool as_float) {
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+#pragma unroll
+  for (int j = 0; j < kCount / 8; j += 2) {
+    const float* const values = &sums.of[j * 4];
+    if (as_float) {
+      float* const to = reinterpret_cast<float*>(columns.staged) + columns.first_of_warp + lane / 4;
+#pragma unroll
+      for (int i = 0; i < 8; ++i) {
+        const int half = i / 2 % 2;
+        const int row = (j + i / 4) * 8 + lane % 4 * 2 + i % 2;
+        if (!gated || half == 0) to[row * (kStagedFloatStride / 4) + half * 8] = values[i];
+      }
+      continue;
+    }
+    const uint32_t row =
+        shared_address(columns.staged) + (j * 8 + lane % 8) * kStagedStride + columns.first_of_warp * 2;
+    if (gated) {
+      store_matrices_transposed({pack_pair<T>(values[0], values[1]), pack_pair<T>(values[4], values[5])},
+                                row + lane / 8 % 2 * 8 * kStagedStride);
+    } else {
+      store_matrices_transposed({pack_pair<T>(values[0], values[1]), pack_pair<T>(values[2], values[3]),
+                                 pack_pair<T>(values[4], values[5]), pack_pair<T>(values[6], values[7])},
+                                row + lane / 16 * 8 * kStagedStride + lane / 8 % 2 * 16);
+    }
+  }
+}
+
+/// Write a piece of 16 bytes of 16-bit results.
+__device__ inline void write_piece(const TileProduct& product, int64_t row, int column, int width, uint4 piece) {
+  uint16_t* const out = static_cast<uint16_t*>(product.out) + row * product.out_stride + column;
+  if (column + 8 <= width) {
+    *reinterpret_cast<uint4*>(out) = piece;
+    return;
+  }
+  const uint32_t pairs[4] = {piece.x, piece.y, piece.z, piece.w};
+#pragma unroll
+  for (int i = 0; i < 8; ++i) {
+    if (column + i < width) out[i] = static_cast<uint16_t>(pairs[i / 2] >> (i % 2 * 16));
+  }
+}
+
+/// Four results in float32, with what is added to them.
+template <typename T>
+__device__ void write_floats(const TileProduct& product, int64_t row, int column, int width, float4 piece) {
+  float values[4] = {piece.x, piece.y, piece.z, piece.w};
+  const bool whole = column + 4 <= width && product.out_is_float32 && product.residual_stride % 4 == 0;
+  const float* const residual =
+      product.residual == nullptr ? nullptr : product.residual + row * product.residual_stride + column;
+  const int64_t at = row * product.out_stride + column;
+  if (whole && reinterpret_cast<uintptr_t>(product.residual) % 16 == 0) {
+    if (residual != nullptr) {
+      const float4 more = *reinterpret_cast<const float4*>(residual);
+      piece = make_float4(piece.x + more.x, piece.y + more.y, piece.z + more.z, piece.w + more.w);
+    }
+    *reinterpret_cast<float4*>(static_cast<float*>(product.out) + at) = piece;
+    return;
+  }
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    if (column + i >= width) break;
+    if (residual != nullptr) values[i] += residual[i];
+    if (product.out_is_float32) {
+      static_cast<float*>(product.out)[at + i] = values[i];
+    } else {
+      static_cast<T*>(product.out)[at + i] = from_float<T>(values[i]);
+    }
+  }
+}
+
+/// Write the rows that wait, the first of them row `first` of the tile: whole lines of memory, since parts of a line
+/// make the cache fetch the rest.
+template <typename T, int kCount>
+__device__ void write_rows(const TileProduct& product, const Place& place, const Columns& columns, bool as_float,
+                           int first, const int* row_of) {
+  const int width = result_width(product);
+  const int per_piece = as_float ? 4 : 8;
+  const int pieces = columns.count / per_piece;
+  const int rows_at_once = 128 / pieces;
+  const int thread = static_cast<int>(threadIdx.x) % 128;
+  const int column = thread % pieces * per_piece;
+  if (columns.first + column >= width) return;
+  for (int staged_row = thread / pieces; staged_row < kCount; staged_row += rows_at_once) {
+    const int tile_row = first + staged_row;
+    int64_t row = place.row_begin + tile_row;
+    if (product.x_rows != nullptr) {
+      row = row_of[tile_row];
+      if (row < 0) continue;
+    } else if (tile_row >= place.num_rows) {
+      return;
+    }
+    const std::byte* const from =
+        columns.staged + staged_row * (as_float ? kStagedFloatStride : kStagedStride) + thread % pieces * 16;
+    if (as_float) {
+      write_floats<T>(product, row, columns.first + column, width, *reinterpret_cast<const float4*>(from));
+    } else {
+      write_piece(product, row, columns.first + column, width, *reinterpret_cast<const uint4*>(from));
+    }
+  }
+}
+
+/// Finish and write rows of a tile from row `first` on, by way of shared memory.
+template <typename T, int kCount>
+__device__ void store_rows(const TileProduct& product, const Place& place, const Columns& columns, Sums<kCount>& sums,
+                           int first, const int* row_of) {
+  const bool as_float = product.residual != nullptr || product.out_is_float32;
+  finish_sums(product, place, columns, sums);
+  stage_rows<T>(sums, columns, product.activates && product.rule.gated, as_float);
+  warpgroup_barrier();
+  write_rows<T, kCount>(product, place, columns, as_float, first, row_of);
+  warpgroup_barrier();
+}
+
+/// A tile whose sums this block has.
+template <typename T, int kRows, int kFirst = 0>
+__device__ void store_tile(const TileProduct& product, const Place& place, const Columns& columns,
+                           const Sums<kRows>& sums, const int* row_of) {
+  if constexpr (kFirst < kRows) {
+    if (product.x_rows == nullptr && kFirst >= place.num_rows) return;
+    constexpr int kCount = Shape<kRows>::kStagedRows;
+    Sums<kCount> part;
+#pragma unroll
+    for (int i = 0; i < kCount / 2; ++i) part.of[i] = sums.of[kFirst / 2 + i];
+    store_rows<T, kCount>(product, place, columns, part, kFirst, row_of);
+    store_tile<T, kRows, kFirst + kCount>(product, place, columns, sums, row_of);
+  }
+}
+
+/// A tile of which the blocks of the cluster have parts of the sums. They leave them where the stages were, and each
+/// adds up and stores some of the rows.
+template <typename T, int kRows, Together kTogether>
+__device__ void join_tile(const TileProduct& product, const Place& place, const Columns& columns,
+                          const Sums<kRows>& sums, const Work<kRows, kTogether>& work, int parity, std::byte* stages,
+                          Barriers<kRows>* barriers, const int* row_of) {
+  static_assert(kRows * kTileColumns * 4 <= Shape<kRows>::kStages * Shape<kRows>::kStageBytes);
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  wait_for_cluster(&barriers->drained, parity ^ 1);  // at the first tile passed at once
+  product_barrier();                                 // both warpgroups are done with the stages
+  float4* const own = reinterpret_cast<float4*>(stages) + threadIdx.x;
+#pragma unroll
+  for (int j = 0; j < kRows / 8; ++j) {
+    own[j * kProductThreads] = make_float4(sums.of[4 * j], sums.of[4 * j + 1], sums.of[4 * j + 2], sums.of[4 * j + 3]);
+  }
+  fence_for_copies();
+  __syncwarp();
+  if (lane < work.cluster()) release_to(&barriers->staged, lane);
+  wait_for_cluster(&barriers->staged, parity);
+  constexpr int kCount = Shape<kRows>::kStagedRows;
+  for (int first = work.rank() * kCount; first < kRows; first += work.cluster() * kCount) {
+    if (product.x_rows == nullptr && first >= place.num_rows) break;
+    Sums<kCount> total;
+    total.clear();
+    for (int rank = 0; rank < work.cluster(); ++rank) {
+      const uint32_t from = address_in(own + first / 8 * kProductThreads, rank);
+#pragma unroll
+      for (int j = 0; j < kCount / 8; ++j) {
+        const float4 more = load_from_cluster(from + j * kProductThreads * 16);
+        total.of[4 * j] += more.x;
+        total.of[4 * j + 1] += more.y;
+        total.of[4 * j + 2] += more.z;
+        total.of[4 * j + 3] += more.w;
+      }
+    }
+    store_rows<T, kCount>(product, place, columns, total, first, row_of);
+  }
+  __syncwarp();
+  if (lane < work.cluster()) arrive_in(&barriers->drained, lane);
+}
+
+/// Which row of the output the rows of x have in a tile; -1: none. `row_of`: shared memory for kRows numbers.
+template <int kRows>
+__device__ void find_rows(const TileProduct& product, const Place& place, int* row_of) {
+  const int thread = static_cast<int>(threadIdx.x);
+  product_barrier();
+  for (int i = thread; i < kRows; i += kProductThreads) row_of[i] = -1;
+  product_barrier();
+  for (int i = thread; i < place.num_rows; i += kProductThreads) {
+    row_of[product.x_rows[place.row_begin + i]] = place.row_begin + i;
+  }
+  product_barrier();
+}
+
+/// Goes through the units that a block needs, in order, and asks for them.
+template <int kRows, Together kTogether>
 class Units {
  public:
-  __device__ Units(const TileProduct& product, const Schedule& schedule, int column_tiles)
-      : product_(product), schedule_(schedule), column_tiles_(column_tiles) {
-    next_piece();
+  using S = Shape<kRows>;
+
+  __device__ Units(const TileProduct& product, const Work<kRows, kTogether>& work) : product_(product), work_(work) {
+    enter_tile();
   }
 
   __device__ bool has_unit() const { return has_unit_; }
 
+  /// Whether the next unit is of another tile than the last one was.
+  __device__ bool begins_tile() const { return unit_ == work_.begin(); }
+
   __device__ void advance() {
-    if (++unit_ == piece_.end) next_piece();
+    if (++unit_ < work_.end()) return;
+    work_.next_tile();
+    enter_tile();
   }
 
   __device__ void copy_weights(std::byte* stage, const CUtensorMap& map, Barrier* barrier) const {
@@ -78,255 +417,101 @@ class Units {
   }
 
   __device__ void copy_x(std::byte* stage, const CUtensorMap& map, Barrier* barrier) const {
-    copy_box(stage + Shape<kRows>::kWeightBytes, map, barrier, unit_ * kUnit,
-             product_.x_rows != nullptr ? 0 : place_.row_begin);
+    const int first_row = product_.x_rows != nullptr ? 0 : place_.row_begin;
+    if constexpr (kTogether == Together::kShareRows) {
+      constexpr int kHalf = kRows / 2;
+      const int part = work_.rank() * kHalf;
+      copy_box_to(0b11, stage + S::kWeightBytes + part * kUnit * 2, map, barrier, unit_ * kUnit, first_row + part);
+    } else {
+      copy_box(stage + S::kWeightBytes, map, barrier, unit_ * kUnit, first_row);
+    }
   }
 
  private:
-  __device__ void next_piece() {
-    has_unit_ = schedule_.next(piece_);
-    if (!has_unit_) return;
-    unit_ = piece_.begin;
-    place_ = locate<kRows>(product_, piece_.tile, column_tiles_);
+  __device__ void enter_tile() {
+    unit_ = work_.begin();
+    has_unit_ = work_.has_tile() && work_.begin() < work_.end();
+    if (has_unit_) place_ = work_.place();
   }
 
   const TileProduct& product_;
-  Schedule schedule_;
-  int column_tiles_;
-  bool has_unit_ = false;
-  Piece piece_;
+  Work<kRows, kTogether> work_;
   Place place_;
-  int unit_ = 0;
+  int unit_;
+  bool has_unit_;
 };
 
-/// One thread's sums of a tile.
-template <int kRows>
-struct Sums {
-  float of[Shape<kRows>::kInstructions][Shape<kRows>::kSums];
-
-  __device__ void clear() {
-#pragma unroll
-    for (int r = 0; r < Shape<kRows>::kInstructions; ++r) {
-#pragma unroll
-      for (int i = 0; i < Shape<kRows>::kSums; ++i) of[r][i] = 0.0f;
-    }
-  }
-
-  __device__ void add(const Sums& other) {
-#pragma unroll
-    for (int r = 0; r < Shape<kRows>::kInstructions; ++r) {
-#pragma unroll
-      for (int i = 0; i < Shape<kRows>::kSums; ++i) of[r][i] += other.of[r][i];
-    }
-  }
-};
-
-/// Start sums (+)= a stage's weights * its x^T, in ascending order of k.
-template <typename T, int kRows>
-__device__ void multiply_unit(Sums<kRows>& sums, const std::byte* stage, bool adds) {
+/// What the warp that copies does, by one thread.
+template <int kRows, Together kTogether>
+__device__ void bring_units(const TileProduct& product, const Work<kRows, kTogether>& work, const CUtensorMap& weights,
+                            const CUtensorMap& x, std::byte* stages, Barriers<kRows>* barriers) {
   using S = Shape<kRows>;
-  const int warpgroup = static_cast<int>(threadIdx.x) / 128;
-  const uint64_t a = operand(stage + warpgroup * (S::kWeightBytes / 2));
-  const uint64_t b = operand(stage + S::kWeightBytes);
-  begin_products();
-#pragma unroll
-  for (int step = 0; step < kUnit / 16; ++step) {
-#pragma unroll
-    for (int i = 0; i < S::kInstructions; ++i) {
-      constexpr int kBytes = S::kInstructionRows * kUnit * 2;
-      WarpgroupProduct<T, S::kInstructionRows>::run(sums.of[i], a + step * 2, b + i * (kBytes / 16) + step * 2,
-                                                    adds || step > 0);
-    }
-  }
-  commit_products();
-}
-
-/// Join the sums of a tile that several blocks share. True in the block that comes last and so has them all.
-template <int kRows>
-__device__ bool join_parts(const TileProduct& product, const Piece& piece, Sums<kRows>& sums) {
-  __shared__ bool is_last;
-  using S = Shape<kRows>;
-  constexpr int kVectors = S::kTileElements / kProductThreads / 4;
-  float4* const first =
-      reinterpret_cast<float4*>(product.partials + int64_t{piece.slot} * S::kTileElements) + threadIdx.x;
-  float4* const own = first + int64_t{piece.part} * kVectors * kProductThreads;
-#pragma unroll
-  for (int i = 0; i < kVectors; ++i) {
-    const float* const values = &sums.of[4 * i / S::kSums][4 * i % S::kSums];
-    own[i * kProductThreads] = make_float4(values[0], values[1], values[2], values[3]);
-  }
-  __threadfence();
-  product_barrier();
-  if (threadIdx.x == 0) {
-    is_last = atomicAdd(&product.counters[piece.counter], 1u) == static_cast<unsigned>(piece.num_parts - 1);
-    if (is_last) product.counters[piece.counter] = 0;
-  }
-  product_barrier();
-  if (!is_last) return false;
-  __threadfence();
-  sums.clear();
-  for (int part = 0; part < piece.num_parts; ++part) {
-    const float4* const from = first + int64_t{part} * kVectors * kProductThreads;
-#pragma unroll
-    for (int i = 0; i < kVectors; ++i) {
-      const float4 more = __ldcg(from + i * kProductThreads);
-      float* const values = &sums.of[4 * i / S::kSums][4 * i % S::kSums];
-      values[0] += more.x;
-      values[1] += more.y;
-      values[2] += more.z;
-      values[3] += more.w;
-    }
-  }
-  return true;
-}
-
-/// `row_of`: shared memory for kRows numbers.
-template <typename T, int kRows>
-__device__ void store_tile(const TileProduct& product, const Place& place, const Sums<kRows>& sums, int* row_of) {
-  using S = Shape<kRows>;
-  const int thread = static_cast<int>(threadIdx.x);
-  if (product.x_rows != nullptr) {
-    for (int i = thread; i < kRows; i += kProductThreads) row_of[i] = -1;
-    product_barrier();
-    for (int i = thread; i < place.num_rows; i += kProductThreads) {
-      row_of[product.x_rows[place.row_begin + i]] = place.row_begin + i;
-    }
-    product_barrier();
-  }
-  // Row of the output of a row of the tile; -1: none.
-  const auto out_row = [&](int row) -> int64_t {
-    if (product.x_rows != nullptr) return row_of[row];
-    return row < place.num_rows ? place.row_begin + row : -1;
-  };
-  const bool gated = product.activates && product.rule.gated;
-  const int width = result_width(product);
-  const int lane = thread % 32;
-  const int warp_columns = gated ? 8 : 16;
-  const int first_column = place.column_tile * result_columns(product) + thread / 32 * warp_columns;
-  const float* const bias = product.bias == nullptr ? nullptr : product.bias + int64_t{place.matrix} * product.n;
-#pragma unroll
-  for (int half = 0; half < 2; ++half) {
-    if (gated && half == 1) break;
-    const int column = first_column + half * 8 + lane / 4;
-    float column_bias = 0.0f, other_bias = 0.0f;
-    if (bias != nullptr && column < width) {
-      column_bias = bias[column];
-      if (gated) other_bias = bias[width + column];
-    }
-#pragma unroll
-    for (int r = 0; r < S::kInstructions; ++r) {
-#pragma unroll
-      for (int j = 0; j < S::kInstructionRows / 8; ++j) {
-        const int group = r * S::kInstructionRows + j * 8;
-        if (product.x_rows == nullptr && group >= place.num_rows) continue;
-        float values[2];
-#pragma unroll
-        for (int i = 0; i < 2; ++i) {
-          values[i] = sums.of[r][j * 4 + half * 2 + i] + column_bias;
-          if (product.activates)
-            values[i] = activate_roughly(product.rule, values[i], sums.of[r][j * 4 + 2 + i] + other_bias);
-        }
-        if (product.residual != nullptr || product.out_is_float32) {
-#pragma unroll
-          for (int i = 0; i < 2; ++i) {
-            const int64_t row = out_row(group + lane % 4 * 2 + i);
-            if (row < 0 || column >= width) continue;
-            if (product.residual != nullptr) values[i] += product.residual[row * product.residual_stride + column];
-            if (product.out_is_float32) static_cast<float*>(product.out)[row * product.out_stride + column] = values[i];
-          }
-        }
-        if (!product.out_is_float32) {
-          // From two rows of one column to two columns of one row.
-          const uint32_t pair = transpose_pairs(pack_pair<T>(values[0], values[1]));
-          const int pair_column = first_column + half * 8 + lane % 4 * 2;
-          const int64_t row = out_row(group + lane / 4);
-          if (row < 0 || pair_column >= width) continue;
-          T* const out = static_cast<T*>(product.out) + row * product.out_stride + pair_column;
-          if (pair_column + 1 < width) {
-            *reinterpret_cast<uint32_t*>(out) = pair;
-          } else {
-            *reinterpret_cast<uint16_t*>(out) = static_cast<uint16_t>(pair);
-          }
-        }
-      }
-    }
-  }
-}
-
-template <typename T, int kRows>
-__device__ void bring_units(const TileProduct& product, const Schedule& schedule, const CUtensorMap& weights,
-                            const CUtensorMap& x, std::byte* stages, Barrier* full, Barrier* free) {
-  using S = Shape<kRows>;
-  Units<kRows> units(product, schedule, count_column_tiles(product));
-  Units<kRows> x_units = units;
+  Units<kRows, kTogether> units(product, work);
+  Units<kRows, kTogether> x_units = units;
   int num_units = 0;
   for (; num_units < S::kStages && units.has_unit(); ++num_units, units.advance()) {
-    arrive_and_expect(full + num_units, S::kStageBytes);
-    units.copy_weights(stages + num_units * S::kStageBytes, weights, full + num_units);
+    // Where sums are shared, the stages are lent to them behind a tile.
+    if (work.shares_sums() && num_units > 0 && units.begins_tile()) break;
+    Barrier* const full = &barriers->full[num_units];
+    arrive_and_expect(full, S::kStageBytes);
+    units.copy_weights(stages + num_units * S::kStageBytes, weights, full);
   }
   wait_for_previous();
-  for (int i = 0; i < num_units; ++i, x_units.advance()) x_units.copy_x(stages + i * S::kStageBytes, x, full + i);
-  int stage = 0;
-  for (int parity = 0; units.has_unit(); units.advance()) {
-    wait(free + stage, parity);
-    arrive_and_expect(full + stage, S::kStageBytes);
-    units.copy_weights(stages + stage * S::kStageBytes, weights, full + stage);
-    units.copy_x(stages + stage * S::kStageBytes, x, full + stage);
+  for (int i = 0; i < num_units; ++i, x_units.advance()) {
+    x_units.copy_x(stages + i * S::kStageBytes, x, &barriers->full[i]);
+  }
+  int stage = num_units % S::kStages;
+  int parity = num_units < S::kStages ? 1 : 0;  // the first time round nothing has to be waited for
+  int tile_parity = 0;
+  for (; units.has_unit(); units.advance()) {
+    if (work.shares_sums() && units.begins_tile()) {
+      wait_for_cluster(&barriers->drained, tile_parity);
+      tile_parity ^= 1;
+    }
+    Barrier* const full = &barriers->full[stage];
+    wait(&barriers->free[stage], parity);
+    arrive_and_expect(full, S::kStageBytes);
+    units.copy_weights(stages + stage * S::kStageBytes, weights, full);
+    units.copy_x(stages + stage * S::kStageBytes, x, full);
     if (++stage == S::kStages) {
       stage = 0;
       parity ^= 1;
     }
   }
+  if constexpr (kTogether == Together::kShareRows) {
+    // The other block tells this one what it has read: it must not find it gone.
+    for (int i = 0; i < S::kStages; ++i) {
+      wait(&barriers->free[stage], parity);
+      if (++stage == S::kStages) {
+        stage = 0;
+        parity ^= 1;
+      }
+    }
+  }
 }
 
-#endif
-
-template <typename T, int kRows, bool kChunked>
-__global__ void __launch_bounds__(kThreads, kRows <= 64 ? 2 : 1)
-    hopper_tile_kernel(const __grid_constant__ CUtensorMap weights, const __grid_constant__ CUtensorMap x,
-                       const __grid_constant__ TileProduct product) {
-#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
+/// What the warpgroups that multiply do.
+template <typename T, int kRows, Together kTogether, bool kChunked>
+__device__ void compute_tiles(const TileProduct& product, Work<kRows, kTogether>& work, std::byte* stages,
+                              Barriers<kRows>* barriers, int* row_of) {
   using S = Shape<kRows>;
-  extern __shared__ std::byte shared[];
-  std::byte* const stages = shared + (1024 - shared_address(shared) % 1024) % 1024;
-  Barrier* const full = reinterpret_cast<Barrier*>(stages + S::kStages * S::kStageBytes);
-  Barrier* const free = full + S::kStages;
-  int* const row_of = reinterpret_cast<int*>(free + S::kStages);
-  const int warp = static_cast<int>(threadIdx.x) / 32;
   const int lane = static_cast<int>(threadIdx.x) % 32;
-  if (threadIdx.x == 0) {
-    for (int i = 0; i < S::kStages; ++i) {
-      init_barrier(full + i, 1);
-      init_barrier(free + i, kProductWarps);
-    }
-    publish_barriers();
-  }
-  if (warp == kProductWarps && lane == 0) {
-    prefetch_map(weights);
-    prefetch_map(x);
-  }
-  // Row tiles that the kernel before has made are not there yet. The next kernel may take them for old, so it must not
-  // start before.
-  if (product.row_tiles != nullptr && !product.row_tiles_are_old) wait_for_previous();
-  let_next_start();
-  const int column_tiles = count_column_tiles(product);
-  Schedule schedule(product, count_tiles(product, kRows, column_tiles), (product.k + kUnit - 1) / kUnit, kRows);
-  __syncthreads();
-  if (warp == kProductWarps) {
-    if (lane == 0) bring_units<T, kRows>(product, schedule, weights, x, stages, full, free);
-    return;
-  }
+  std::byte* const staging = stages + S::kStages * S::kStageBytes;
   wait_for_previous();
   int stage = 0;
   int parity = 0;
   const auto release = [&](int done) {
-    if (lane == 0) arrive(free + done);
+    if constexpr (kTogether == Together::kShareRows) {
+      if (lane < 2) arrive_in(&barriers->free[done], lane);
+    } else {
+      if (lane == 0) arrive(&barriers->free[done]);
+    }
   };
   const auto sum_units = [&](Sums<kRows>& into, int begin, int end) {
     int previous = 0;  // stage that is still read
     for (int unit = begin; unit < end; ++unit) {
-      wait(full + stage, parity);
-      multiply_unit<T, kRows>(into, stages + stage * S::kStageBytes, unit > begin);
+      wait(&barriers->full[stage], parity);
+      multiply_unit<T, kRows>(into, stages + stage * S::kStageBytes);
       if (unit > begin) {
         wait_products<1>();
         release(previous);
@@ -338,23 +523,81 @@ __global__ void __launch_bounds__(kThreads, kRows <= 64 ? 2 : 1)
       }
     }
     wait_products<0>();
-    release(previous);
+    if (begin < end) release(previous);
   };
-  Piece piece;
   Sums<kRows> sums;
-  while (schedule.next(piece)) {
+  int tile_parity = 0;
+  for (; work.has_tile(); work.next_tile()) {
+    sums.clear();
     if constexpr (kChunked) {
-      sums.clear();
-      for (int begin = piece.begin; begin < piece.end; begin += schedule.chunk_units()) {
+      const int chunk_units = (work.end() + product.chunks - 1) / product.chunks;
+      for (int begin = 0; begin < work.end(); begin += chunk_units) {
         Sums<kRows> chunk;
-        sum_units(chunk, begin, min(begin + schedule.chunk_units(), piece.end));
+        chunk.clear();
+        sum_units(chunk, begin, min(begin + chunk_units, work.end()));
         sums.add(chunk);
       }
     } else {
-      sum_units(sums, piece.begin, piece.end);
+      sum_units(sums, work.begin(), work.end());
     }
-    if (piece.num_parts > 1 && !join_parts<kRows>(product, piece, sums)) continue;
-    store_tile<T, kRows>(product, locate<kRows>(product, piece.tile, column_tiles), sums, row_of);
+    const Place place = work.place();
+    if (product.x_rows != nullptr) find_rows<kRows>(product, place, row_of);
+    const Columns columns = own_columns<kRows>(product, place, staging);
+    if constexpr (kTogether == Together::kShareSums) {
+      if (work.shares_sums()) {
+        join_tile<T>(product, place, columns, sums, work, tile_parity, stages, barriers, row_of);
+        tile_parity ^= 1;
+        continue;
+      }
+    }
+    store_tile<T>(product, place, columns, sums, row_of);
+  }
+  // Others read this block's sums and tell it so: they must not find it gone.
+  if (work.shares_sums()) wait_for_cluster(&barriers->drained, tile_parity ^ 1);
+}
+
+#endif
+
+template <typename T, int kRows, Together kTogether, bool kChunked>
+__global__ void __launch_bounds__(Shape<kRows>::kThreads, Shape<kRows>::kBlocksPerMultiprocessor)
+    hopper_tile_kernel(const __grid_constant__ CUtensorMap weights, const __grid_constant__ CUtensorMap x,
+                       const __grid_constant__ TileProduct product) {
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
+  using S = Shape<kRows>;
+  extern __shared__ std::byte shared[];
+  std::byte* const stages = shared + (1024 - shared_address(shared) % 1024) % 1024;
+  auto* const barriers =
+      reinterpret_cast<Barriers<kRows>*>(stages + S::kStages * S::kStageBytes + 2 * S::kStagingBytes);
+  static_assert(sizeof(Barriers<kRows>) == S::kBarrierBytes);
+  const int warp = static_cast<int>(threadIdx.x) / 32;
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  const int cluster = blocks_in_cluster();
+  if (threadIdx.x == 0) {
+    for (int i = 0; i < S::kStages; ++i) {
+      init_barrier(&barriers->full[i], 1);
+      init_barrier(&barriers->free[i], kProductWarps * (kTogether == Together::kShareRows ? 2 : 1));
+    }
+    init_barrier(&barriers->staged, kProductWarps * cluster);
+    init_barrier(&barriers->drained, kProductWarps * cluster);
+    publish_barriers();
+  }
+  if (warp == kProductWarps && lane == 0) {
+    prefetch_map(weights);
+    prefetch_map(x);
+  }
+  // Row tiles that the kernel before has made are not there yet. The next kernel may take them for old, so it must not
+  // start before.
+  if (product.row_tiles != nullptr && !product.row_tiles_are_old) wait_for_previous();
+  let_next_start();
+  Work<kRows, kTogether> work(product);
+  __syncthreads();
+  if (cluster > 1) cluster_barrier();
+  if (warp < kProductWarps) {
+    if constexpr (S::kTradesRegisters) take_registers<232>();
+    compute_tiles<T, kRows, kTogether, kChunked>(product, work, stages, barriers, reinterpret_cast<int*>(barriers + 1));
+  } else {
+    if constexpr (S::kTradesRegisters) give_registers<40>();
+    if (warp == kProductWarps && lane == 0) bring_units(product, work, weights, x, stages, barriers);
   }
 #endif
 }
@@ -406,36 +649,97 @@ CUtensorMap weight_map(const TileProduct& product, DType dtype) {
   return make_map<2>(dtype, product.weight, {k, matrices * n}, {k}, {kUnit, kTileColumns});
 }
 
-template <typename T, int kRows, bool kChunked>
-void launch_tiles(const TileProduct& product, DType dtype, const GpuStream& stream) {
-  using S = Shape<kRows>;
-  static const bool prepared = [] {
-    allow_shared_memory(hopper_tile_kernel<T, kRows, kChunked>, S::kSharedBytes);
+/// The kernel, made ready at its first use.
+template <typename T, int kRows, Together kTogether, bool kChunked>
+auto kernel_of() {
+  const auto kernel = hopper_tile_kernel<T, kRows, kTogether, kChunked>;
+  [[maybe_unused]] static const bool prepared = [&] {
+    allow_shared_memory(kernel, Shape<kRows>::kSharedBytes);
     return true;
   }();
-  static_cast<void>(prepared);
+  return kernel;
+}
+
+/// Clusters of that many blocks that the device holds at a time. Its multiprocessors come in groups that a cluster does
+/// not cross, so this is less than one might think.
+template <typename T, int kRows, Together kTogether>
+int clusters_at_once(int cluster) {
+  static std::array<std::atomic<int>, kMostBlocks + 1> known{};
+  std::atomic<int>& count = known[static_cast<size_t>(cluster)];
+  if (count == 0) {
+    cudaLaunchAttribute attribute{};
+    attribute.id = cudaLaunchAttributeClusterDimension;
+    attribute.val.clusterDim = {static_cast<unsigned>(cluster), 1, 1};
+    cudaLaunchConfig_t config{};
+    config.gridDim = dim3(static_cast<unsigned>(cluster));
+    config.blockDim = dim3(Shape<kRows>::kThreads);
+    config.dynamicSmemBytes = Shape<kRows>::kSharedBytes;
+    config.attrs = &attribute;
+    config.numAttrs = 1;
+    int clusters = 0;
+    check(cudaOccupancyMaxActiveClusters(&clusters, kernel_of<T, kRows, kTogether, false>(), &config), "tiles");
+    count = std::max(clusters, 1);
+  }
+  return count;
+}
+
+template <typename T, int kRows, Together kTogether, bool kChunked = false>
+void launch_tiles(const TileProduct& product, DType dtype, int cluster, const GpuStream& stream) {
+  using S = Shape<kRows>;
   // The stride of a single row may be anything.
   const int64_t stride = product.num_x_rows == 1 ? (int64_t{product.k} + 7) / 8 * 8 : product.x_stride;
-  const CUtensorMap x = make_map<2>(dtype, product.x, {product.k, product.num_x_rows}, {stride}, {kUnit, kRows});
-  launch("tiles", hopper_tile_kernel<T, kRows, kChunked>,
-         dim3(static_cast<unsigned>(stream.device().num_multiprocessors)), dim3(kThreads), S::kSharedBytes, stream,
-         weight_map(product, dtype), x, product);
+  constexpr uint32_t kRowsAtOnce = kTogether == Together::kShareRows ? kRows / 2 : kRows;
+  const CUtensorMap x = make_map<2>(dtype, product.x, {product.k, product.num_x_rows}, {stride}, {kUnit, kRowsAtOnce});
+  int clusters = clusters_at_once<T, kRows, kTogether>(cluster);
+  if (product.row_tiles == nullptr) {
+    const int tiles_at_once = kTogether == Together::kShareRows ? cluster : 1;
+    const int column_groups = (count_column_tiles(product) + tiles_at_once - 1) / tiles_at_once;
+    clusters = std::min(clusters, (product.num_rows + kRows - 1) / kRows * column_groups);
+  }
+  launch_clusters("tiles", kernel_of<T, kRows, kTogether, kChunked>(), dim3(static_cast<unsigned>(clusters * cluster)),
+                  cluster, dim3(S::kThreads), S::kSharedBytes, stream, weight_map(product, dtype), x, product);
+}
+
+/// Blocks that share the sums of a tile: as many as let all `tiles` run at once.
+template <typename T, int kRows>
+int blocks_for_sums(const TileProduct& product, int64_t tiles) {
+  constexpr int kLeastUnits = 4;  // of K that are worth a block
+  const int units = (product.k + kUnit - 1) / kUnit;
+  int blocks = std::clamp(units / kLeastUnits, 1, kMostBlocks);
+  while (blocks > 1 && clusters_at_once<T, kRows, Together::kShareSums>(blocks) < tiles) --blocks;
+  return blocks;
+}
+
+template <typename T, int kRows>
+void launch_tiles(const TileProduct& product, DType dtype, const GpuStream& stream) {
+  const int64_t row_tiles =
+      product.row_tiles != nullptr ? product.likely_row_tiles : (product.num_rows + kRows - 1) / kRows;
+  const int64_t tiles = std::max<int64_t>(row_tiles, 1) * count_column_tiles(product);
+  if (product.deterministic) {
+    // Chunks are a power of two, of which the last may have nothing to do.
+    const int chunks = static_cast<int>(std::bit_ceil(static_cast<unsigned>(product.chunks)));
+    const bool one_by_one = chunks > 1 && clusters_at_once<T, kRows, Together::kShareSums>(chunks) < tiles;
+    if constexpr (kRows == 16 || kRows == 128) {
+      if (one_by_one) return launch_tiles<T, kRows, Together::kShareSums, true>(product, dtype, 1, stream);
+    }
+    QUIRE_CHECK(!one_by_one, "rows_per_tile=", kRows);
+    return launch_tiles<T, kRows, Together::kShareSums>(product, dtype, chunks, stream);
+  }
+  const int blocks = blocks_for_sums<T, kRows>(product, tiles);
+  if constexpr (kRows >= 128) {
+    if (blocks == 1) return launch_tiles<T, kRows, Together::kShareRows>(product, dtype, 2, stream);
+  }
+  launch_tiles<T, kRows, Together::kShareSums>(product, dtype, blocks, stream);
 }
 
 template <typename T>
 void launch_tiles(const TileProduct& product, DType dtype, int rows_per_tile, const GpuStream& stream) {
-  const bool chunked = product.chunks > 1;
-  QUIRE_CHECK(!chunked || rows_per_tile == 16 || rows_per_tile == 128, "rows_per_tile=", rows_per_tile);
   switch (rows_per_tile) {
-    case 16:
-      return chunked ? launch_tiles<T, 16, true>(product, dtype, stream)
-                     : launch_tiles<T, 16, false>(product, dtype, stream);
-    case 32: return launch_tiles<T, 32, false>(product, dtype, stream);
-    case 64: return launch_tiles<T, 64, false>(product, dtype, stream);
-    case 128:
-      return chunked ? launch_tiles<T, 128, true>(product, dtype, stream)
-                     : launch_tiles<T, 128, false>(product, dtype, stream);
-    default: return launch_tiles<T, 256, false>(product, dtype, stream);
+    case 16: return launch_tiles<T, 16>(product, dtype, stream);
+    case 32: return launch_tiles<T, 32>(product, dtype, stream);
+    case 64: return launch_tiles<T, 64>(product, dtype, stream);
+    case 128: return launch_tiles<T, 128>(product, dtype, stream);
+    default: return launch_tiles<T, 256, Together::kShareRows>(product, dtype, 2, stream);
   }
 }
 

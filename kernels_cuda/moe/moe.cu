@@ -316,6 +316,8 @@ void moe(const MoeArgs& args, Stream& any_stream) {
     const int64_t likely = likely_rows(num_tokens, args.top_k, num_experts);
     rows_per_tile = tile_rows_for(hopper && !gathers ? num_tokens : likely * 5 / 4, first, stream);
     if (likely < 1024) rows_per_tile = std::min(rows_per_tile, 128);
+    const int64_t tiles = (num_rows + likely - 1) / likely * ((likely + rows_per_tile - 1) / rows_per_tile);
+    first.likely_row_tiles = second.likely_row_tiles = static_cast<int32_t>(tiles);
   }
 
   OrderArgs order{

@@ -278,9 +278,9 @@ void run(std::map<std::string, std::string> options) {
   }
   if (!wanted.empty() && wanted != "layers") return;
   const int64_t layers = std::stol(options["--layers"]);
-  for (const LayerShape& shape : kLayers) time_layers(machine, shape, layers, {1, 2, 4, 8, 16, 32, 64}, peak);
-  time_fused(machine, kShapes[1], false, {1, 2, 4, 8, 16, 64}, peak);
-  time_fused(machine, kShapes[0], true, {1, 2, 4, 8, 16, 64}, peak);
+  for (const LayerShape& shape : kLayers) time_layers(machine, shape, layers, {1, 4, 8, 16, 32, 64, 128, 256}, peak);
+  time_fused(machine, kShapes[1], false, {1, 4, 8, 16, 64, 256}, peak);
+  time_fused(machine, kShapes[0], true, {1, 4, 8, 16, 64, 256}, peak);
   time_groups(machine, {1, 8, 64, 2048});
 }
 

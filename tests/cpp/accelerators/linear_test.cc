@@ -122,6 +122,47 @@ TEST(Linear, takes_more_rows_and_longer_sums) {
     check_linear({dtype, dtype, DType::kFloat32, 12, 40, 14336, true});
     check_linear({dtype, dtype, dtype, 1, 5000, 128});
   }
+  // Tiles of all heights, cut along K and not, with few columns and more than there are multiprocessors.
+  for (const DType dtype : {DType::kBFloat16, DType::kFloat16}) {
+    for (const int64_t tokens : {31, 64, 100, 128, 200, 257}) {
+      check_linear({dtype, dtype, dtype, tokens, 264, 2048, true});
+      check_linear({dtype, dtype, DType::kFloat32, tokens, 330, 1000, true, true});
+      if (HasFatalFailure()) return;
+    }
+    check_linear({dtype, dtype, dtype, 300, 17100, 72, true});
+    check_linear({dtype, dtype, DType::kFloat32, 513, 8500, 136, false, true});
+  }
+}
+
+TEST(Linear, gives_the_same_again_and_again) {
+  QUIRE_NEED_ACCELERATOR();
+  constexpr int64_t kWide = 6144, kNarrow = 1024;
+  constexpr int kTimes = 200;
+  Backend& backend = *accelerator();
+  const auto stream = backend.create_stream();
+  Numbers first = random_weight(DType::kBFloat16, kWide, kNarrow, 1);
+  Numbers second = random_weight(DType::kBFloat16, kNarrow, kWide, 2);
+  const PackedLinear packed_first = pack(first, *stream);
+  const PackedLinear packed_second = pack(second, *stream);
+  for (const int64_t tokens : {1, 8, 16, 30, 64, 128, 256}) {
+    Numbers x = Numbers::random(DType::kBFloat16, tokens, kNarrow, 3);
+    Numbers middle(DType::kBFloat16, tokens, kWide);
+    Numbers out(DType::kFloat32, tokens, kNarrow), again(DType::kFloat32, tokens, kNarrow);
+    const auto enqueue = [&](Numbers& to) {
+      backend.ops().linear(
+          {.x = x.tensor(), .weight = &packed_first, .bias = {}, .residual = {}, .out = middle.tensor()}, *stream);
+      backend.ops().linear(
+          {.x = middle.tensor(), .weight = &packed_second, .bias = {}, .residual = {}, .out = to.tensor()}, *stream);
+    };
+    enqueue(out);
+    backend.begin_recording(*stream);
+    for (int i = 0; i < kTimes; ++i) enqueue(again);
+    backend.end_recording(*stream)->launch(*stream);
+    stream->synchronize();
+    for (int64_t t = 0; t < tokens; ++t) {
+      for (int64_t n = 0; n < kNarrow; ++n) ASSERT_EQ(out.get(t, n), again.get(t, n)) << "T " << tokens;
+    }
+  }
 }
 
 TEST(Linear, adds_bias_and_residual_in_place) {
