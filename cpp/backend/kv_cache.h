@@ -22,7 +22,9 @@ struct KvLayer {
 };
 
 /// The ragged batch of one step: tokens of all sequences packed along T, prompt chunks and single tokens alike.
-/// Arrays live in the backend's memory.
+/// Arrays live in the backend's memory. They, and the keys and values of earlier steps, are in place before the step's
+/// first op is enqueued, by copies to the device or because the stream has been waited for: an op may read them before
+/// the ops ahead of it have ended. Only token_ids may still be set by the resolve op.
 ///
 /// A backend that records graphs gets batches that are padded to a recorded size: padding sequences stand at the end,
 /// with one token each, context_lens 0 and slots -1. What ops compute for their tokens is not looked at.

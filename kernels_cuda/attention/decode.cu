@@ -5,7 +5,9 @@
 // cut into equal runs, one per block, and a block's run into one per warp. A warp keeps a ring of cells in flight of
 // its own and never waits for another. Where a pair is cut its parts (largest score, sum, unnormalised values) are
 // joined: inside a block after its run, between blocks by the one that comes last. The cut depends on context lengths
-// alone, which the kernel reads from device memory: a recorded launch serves every step.
+// alone, which the kernel reads from device memory: a recorded launch serves every step. Lists of the batch, and keys
+// and values but those of the step's own tokens, were there before the step: they are read while the kernel before,
+// which writes the rest, still runs.
 #include <algorithm>
 #include <cmath>
 
@@ -38,6 +40,7 @@ struct Source {
   const std::byte* head;    ///< the kv head's part of the page; null: none of these keys is wanted
   const std::byte* second;  ///< of the second half's, where pages have 8 tokens
   int first;                ///< token of the page
+  int old;                  ///< whether all was written before this step
 };
 
 __device__ Source source_of(const Schedule<kCellKeys>& schedule, const AttentionProblem& problem, int unit, int tiles) {
@@ -47,13 +50,14 @@ __device__ Source source_of(const Schedule<kCellKeys>& schedule, const Attention
   const int32_t* const table = problem.block_tables + schedule.tables[place.sequence];
   const std::byte* const heads = problem.pages + place.pair / tiles * problem.head_bytes;
   const int block_size = problem.layout.block_size;
+  const int old = key + kCellKeys < schedule.contexts[place.sequence];
   if (block_size >= kCellKeys)
-    return {heads + table[key / block_size] * problem.block_bytes, nullptr, key % block_size};
+    return {heads + table[key / block_size] * problem.block_bytes, nullptr, key % block_size, old};
   const auto half = [&](int from) -> const std::byte* {
     if (from + block_size <= first_key || from >= schedule.contexts[place.sequence]) return nullptr;
     return heads + table[from / block_size] * problem.block_bytes;
   };
-  return {half(key), half(key + block_size), 0};
+  return {half(key), half(key + block_size), 0, old};
 }
 
 __device__ const std::byte* pointer_of_lane(const std::byte* pointer, int lane) {
@@ -78,7 +82,14 @@ class Ring {
         tiles_(tiles) {
     now_ = look_up(0);
     next_ = look_up(32);
-    for (int i = 0; i < kStages; ++i) copy(i);
+    if constexpr (kBulkCopies) {
+      while (asked_ < min(kStages, count_) && __shfl_sync(0xffffffffu, now_.old, asked_) != 0) copy(asked_++);
+    }
+  }
+
+  /// Once the kernel before has ended: ask for what it may have written.
+  __device__ void fill() {
+    for (; asked_ < kStages; ++asked_) copy(asked_);
   }
 
   /// The i-th cell, once it is there.
@@ -101,7 +112,7 @@ class Ring {
  private:
   __device__ Source look_up(int first) const {
     const int i = first + threadIdx.x % 32;
-    if (i >= count_) return {nullptr, nullptr, 0};
+    if (i >= count_) return {nullptr, nullptr, 0, 0};
     return source_of(schedule_, problem_, begin_ + i, tiles_);
   }
 
@@ -141,6 +152,7 @@ class Ring {
   const Schedule<kCellKeys>& schedule_;
   const AttentionProblem& problem_;
   int begin_, count_, tiles_;
+  int asked_ = 0;
   Source now_, next_;
 };
 
@@ -311,8 +323,6 @@ __global__ void __launch_bounds__(32 * Shape<kDim>::kMaxWarps, 1) decode_kernel(
   fence_for_copies();
   __syncwarp();
 
-  wait_for_previous();
-  let_next_start();
   const int tiles = (problem.group + kPartRows - 1) / kPartRows;
   const Schedule<kCellKeys> schedule(lists, problem, tiles);
   // Parts are joined between blocks only where that pays: a block takes a whole pair if all are short and there are
@@ -322,6 +332,8 @@ __global__ void __launch_bounds__(32 * Shape<kDim>::kMaxWarps, 1) decode_kernel(
   const int num_pairs = schedule.sequences * schedule.pairs;
   const bool whole_pairs = !long_pairs && num_pairs <= blocks;
   const int block_units = max((units + blocks - 1) / blocks, warps);
+  // Blocks without work make room for the next kernel; but one must wait (common/launch.cuh).
+  if (block == 0 && units == 0) wait_for_previous();
   if (whole_pairs && block >= num_pairs) return;
   const int block_begin = whole_pairs ? schedule.pair_begin(block) : block * block_units;
   const int block_end = whole_pairs ? schedule.pair_end(block) : min(block_begin + block_units, units);
@@ -340,8 +352,15 @@ __global__ void __launch_bounds__(32 * Shape<kDim>::kMaxWarps, 1) decode_kernel(
 
   if (lane < 2) owners[warp][lane].pair = -1;
   __syncwarp();
-  if (count > 0) {
+  if (count == 0) {
+    let_next_start();
+    wait_for_previous();
+  } else {
     Ring<kDim> ring(rings + warp * S::kRingBytes, own_barriers, schedule, problem, begin, count, tiles);
+    // What the next kernel reads ahead must not stand in the way.
+    let_next_start();
+    wait_for_previous();
+    ring.fill();
     PairState<T, kDim> state;
     Place place = place_of(schedule, begin);
     bool begun_elsewhere = place.unit > 0;

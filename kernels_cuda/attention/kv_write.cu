@@ -127,51 +127,57 @@ struct Angles {
   bool interleaved;
 };
 
-/// Two chunks of a head; first + second are the pairs (half layout), or neighbours inside each are.
+/// Turns two chunks of a head of one token: a and b are the pairs (half layout), or neighbours inside each are.
 template <typename T>
-__device__ void turn_chunks(T* first, T* second, const Angles& angles, int64_t row, int chunk) {
-  constexpr int kElements = kChunkBytes / sizeof(T);
+class Turn {
+ public:
+  static constexpr int kElements = kChunkBytes / sizeof(T);
   using Chunk = Vector<T, kElements>;
-  Chunk a = *reinterpret_cast<const Chunk*>(first);
-  Chunk b = *reinterpret_cast<const Chunk*>(second);
-  float cos[kElements], sin[kElements];
-  const float* const cos_row = angles.cos + row * angles.pairs + chunk * kElements;
-  const float* const sin_row = angles.sin + row * angles.pairs + chunk * kElements;
+
+  __device__ Turn(const Angles& angles, int64_t row, int chunk) : interleaved_(angles.interleaved) {
+    const int64_t first = row * angles.pairs + chunk * kElements;
 #pragma unroll
-  for (int i = 0; i < kElements; i += 4) {
-    *reinterpret_cast<float4*>(cos + i) = *reinterpret_cast<const float4*>(cos_row + i);
-    *reinterpret_cast<float4*>(sin + i) = *reinterpret_cast<const float4*>(sin_row + i);
-  }
-  const auto turn = [](T& x, T& y, float c, float s) {
-    const float real = to_float(x), imaginary = to_float(y);
-    x = from_float<T>(real * c - imaginary * s);
-    y = from_float<T>(imaginary * c + real * s);
-  };
-  if (angles.interleaved) {
-#pragma unroll
-    for (int i = 0; i < kElements / 2; ++i) {
-      turn(a[2 * i], a[2 * i + 1], cos[i], sin[i]);
-      turn(b[2 * i], b[2 * i + 1], cos[kElements / 2 + i], sin[kElements / 2 + i]);
+    for (int i = 0; i < kElements; i += 4) {
+      *reinterpret_cast<float4*>(cos_ + i) = *reinterpret_cast<const float4*>(angles.cos + first + i);
+      *reinterpret_cast<float4*>(sin_ + i) = *reinterpret_cast<const float4*>(angles.sin + first + i);
     }
-  } else {
-#pragma unroll
-    for (int i = 0; i < kElements; ++i) turn(a[i], b[i], cos[i], sin[i]);
   }
-  *reinterpret_cast<Chunk*>(first) = a;
-  *reinterpret_cast<Chunk*>(second) = b;
-}
+
+  __device__ void operator()(Chunk& a, Chunk& b) const {
+    if (interleaved_) {
+#pragma unroll
+      for (int i = 0; i < kElements / 2; ++i) {
+        turn(a[2 * i], a[2 * i + 1], i);
+        turn(b[2 * i], b[2 * i + 1], kElements / 2 + i);
+      }
+    } else {
+#pragma unroll
+      for (int i = 0; i < kElements; ++i) turn(a[i], b[i], i);
+    }
+  }
+
+ private:
+  __device__ void turn(T& x, T& y, int i) const {
+    const float real = to_float(x), imaginary = to_float(y);
+    x = from_float<T>(real * cos_[i] - imaginary * sin_[i]);
+    y = from_float<T>(imaginary * cos_[i] + real * sin_[i]);
+  }
+
+  bool interleaved_;
+  float cos_[kElements], sin_[kElements];
+};
 
 /// Items of a token: for each head of q and k its pairs of chunks, then for each head of k the chunks that are not
-/// turned, then the chunks of v.
+/// turned, then the chunks of v. Angles and places are looked up while the kernel before still runs.
 template <typename T>
 __global__ void __launch_bounds__(kThreads)
     rope_chunks_kernel(Heads<T> q, Heads<T> k, Heads<const T> v, Angles angles, Pages pages, int q_heads, int kv_heads,
                        bool values_too, int64_t items) {
-  wait_for_previous();
   let_next_start();
   const int64_t item = own_item();
-  if (item >= items) return;
+  if (item >= items) return wait_for_previous();
   constexpr int kElements = kChunkBytes / sizeof(T);
+  using Chunk = typename Turn<T>::Chunk;
   const int head_pairs = angles.pairs / kElements;
   const int turned_items = (q_heads + kv_heads) * head_pairs;
   const int rest_chunks = pages.layout.key_chunks - 2 * head_pairs;
@@ -179,31 +185,34 @@ __global__ void __launch_bounds__(kThreads)
   const int token_items = turned_items + kv_heads * rest_chunks + (values_too ? kv_heads * value_chunks : 0);
   const int64_t token = item / token_items;
   int place = static_cast<int>(item % token_items);
-  const T* from = nullptr;
-  std::byte* to = nullptr;
   if (place < turned_items) {
     const int pair = place % head_pairs;
     const int head = place / head_pairs;
     const int first = angles.interleaved ? 2 * pair : pair;
     const int second = angles.interleaved ? 2 * pair + 1 : pair + head_pairs;
     T* const row = head < q_heads ? q.at(token, head) : k.at(token, head - q_heads);
-    turn_chunks(row + first * kElements, row + second * kElements, angles, angles.rows[token], pair);
-    if (head < q_heads) return;
-    to = pages.key(token, head - q_heads, first);
-    if (to == nullptr) return;
-    *reinterpret_cast<uint4*>(to) = *reinterpret_cast<const uint4*>(row + first * kElements);
-    to = pages.key(token, head - q_heads, second);
-    from = row + second * kElements;
-  } else if (place -= turned_items; place < kv_heads * rest_chunks) {
-    const int chunk = 2 * head_pairs + place % rest_chunks;
-    to = pages.key(token, place / rest_chunks, chunk);
-    from = k.at(token, place / rest_chunks) + chunk * kElements;
-  } else {
-    place -= kv_heads * rest_chunks;
-    const int chunk = place % value_chunks;
-    to = pages.value(token, place / value_chunks, chunk);
-    from = v.at(token, place / value_chunks) + chunk * kElements;
+    std::byte* const to_first = head < q_heads ? nullptr : pages.key(token, head - q_heads, first);
+    std::byte* const to_second = head < q_heads ? nullptr : pages.key(token, head - q_heads, second);
+    const Turn<T> turn(angles, angles.rows[token], pair);
+    wait_for_previous();
+    Chunk a = *reinterpret_cast<const Chunk*>(row + first * kElements);
+    Chunk b = *reinterpret_cast<const Chunk*>(row + second * kElements);
+    turn(a, b);
+    *reinterpret_cast<Chunk*>(row + first * kElements) = a;
+    *reinterpret_cast<Chunk*>(row + second * kElements) = b;
+    if (to_first == nullptr) return;
+    *reinterpret_cast<Chunk*>(to_first) = a;
+    *reinterpret_cast<Chunk*>(to_second) = b;
+    return;
   }
+  place -= turned_items;
+  const bool is_key = place < kv_heads * rest_chunks;
+  if (!is_key) place -= kv_heads * rest_chunks;
+  const int head = place / (is_key ? rest_chunks : value_chunks);
+  const int chunk = is_key ? 2 * head_pairs + place % rest_chunks : place % value_chunks;
+  std::byte* const to = is_key ? pages.key(token, head, chunk) : pages.value(token, head, chunk);
+  const T* const from = (is_key ? k.at(token, head) : v.at(token, head)) + chunk * kElements;
+  wait_for_previous();
   if (to != nullptr) *reinterpret_cast<uint4*>(to) = *reinterpret_cast<const uint4*>(from);
 }
 
