@@ -58,7 +58,6 @@ struct Warp {
   }
 
   __device__ static uint32_t largest(uint32_t value) {
-#pragma unroll
     for (int mask = 16; mask > 0; mask /= 2) {
       const uint32_t other = shuffle_xor(value, mask);
       value = other > value ? other : value;

@@ -8,7 +8,7 @@
 namespace quire {
 
 /// Make the backend that `device` names: "auto" (a GPU if there is one, else the CPU), "cpu", "cpu:portable",
-/// "cpu:avx2", "cpu:avx512", "cuda", "cuda:1".
+/// "cpu:avx2", "cpu:avx512", "cuda", "cuda:1", "hip", "hip:1".
 ///
 /// GPU backends are shared objects, looked for in the folder QUIRE_BACKEND_PATH if it is set, else beside this library,
 /// then where the system's loader looks. Raises: kInvalidArgument for an unknown name (listing the known ones),
