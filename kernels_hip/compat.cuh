@@ -61,7 +61,7 @@ __device__ inline uint32_t lanes_like(int value) {
   return OwnWarp::lanes_like(value);
 }
 __device__ inline int lowest_lane(uint32_t lanes) {
-  return static_cast<int>(__ffs(static_cast<int>(lanes))) - 1;
+  return Wave::lowest(lanes);
 }
 __device__ inline uint32_t active_lanes() {
   return OwnWarp::active_lanes();

@@ -7,6 +7,7 @@
 //   Wave::read(value, lane, lanes)    the value of a lane of the wave
 //   Wave::ballot(vote, lanes)         bit i: the vote of the wave's lane i; whatever it is, where that does not take
 //   part Wave::active()                    bit i: whether the wave's lane i is here; the same
+//   Wave::lowest(lanes)               the number of the lowest bit that is set
 // `lanes`: those of this warp that come along.
 #pragma once
 
@@ -53,8 +54,7 @@ struct Warp {
   }
 
   __device__ static bool all_alike(uint32_t lanes, int value) {
-    const int first = __builtin_ctz(lanes);
-    return ballot(value == shuffle(value, first, lanes), lanes) == lanes;
+    return ballot(value == shuffle(value, Wave::lowest(lanes), lanes), lanes) == lanes;
   }
 
   __device__ static uint32_t largest(uint32_t value) {

@@ -19,6 +19,8 @@ struct Wave {
   __device__ static uint64_t ballot(bool vote, uint32_t) { return __ballot(vote ? 1 : 0); }
   __device__ static uint64_t active() { return __ballot(1); }
 
+  __device__ static int lowest(uint32_t lanes) { return static_cast<int>(__ffs(static_cast<int>(lanes))) - 1; }
+
   /// Lanes go in step: only the compiler must not move memory accesses across.
   __device__ static void sync() {
     __builtin_amdgcn_fence(__ATOMIC_RELEASE, "wavefront");

@@ -53,6 +53,8 @@ class MadeUpWave {
     return (noise() & ~(uint64_t{0xffffffffu} << begin)) | uint64_t{active_} << begin;
   }
 
+  static int lowest(uint32_t lanes) { return std::countr_zero(lanes); }
+
   static uint64_t noise() { return noise_(); }
 
   /// Of this lane's warp, who is here.
