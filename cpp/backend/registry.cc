@@ -28,9 +28,9 @@ struct GpuBackend {
 
 constexpr std::array<GpuBackend, 2> kGpuBackends = {
     {{"cuda", "libquire_cuda.so", "build quire where nvcc is on the PATH (CMake option QUIRE_CUDA)",
-      "install what it is linked with"},
+      "it needs a C++ runtime as new as the compiler that built it"},
      {"hip", "libquire_hip.so", "build quire with QUIRE_HIP=1 where hipcc is on the PATH",
-      "install ROCm's runtime (Debian: libamdhip64-5, ROCm's own packages: hip-runtime-amd)"}}};
+      "it needs ROCm's runtime (Debian: libamdhip64-5, ROCm's own packages: hip-runtime-amd)"}}};
 
 /// The folder that this library, or the program or Python module it is part of, lies in.
 std::string own_folder() {
@@ -80,8 +80,8 @@ std::unique_ptr<Backend> create_gpu(const GpuBackend& gpu, int ordinal, const Ba
   Refusal refusal;
   const LoadableBackend* const backend = open_backend(gpu, refusal);
   QUIRE_REQUIRE(backend != nullptr, ErrorKind::kUnsupported, "[device] ",
-                refusal.is_there ? "quire's backend cannot be opened: " : "this build of quire has no ", gpu.device,
-                refusal.is_there ? ": " : " backend: ", refusal.text, ", or use device=\"cpu\"");
+                refusal.is_there ? "quire cannot open its " : "this build of quire has no ", gpu.device,
+                " backend: ", refusal.text, ", or use device=\"cpu\"");
   return backend->create(ordinal, options);
 }
 
