@@ -13,11 +13,10 @@
 namespace quire::gpu::vendor {
 namespace {
 
-constexpr const char* kTargets = QUIRE_HIP_TARGETS;  // "gfx90a gfx1030"
 constexpr const char* kDriverFile = "/dev/kfd";
 
 bool has_code_for(const std::string& target) {
-  return (" " + std::string(kTargets) + " ").find(" " + target + " ") != std::string::npos;
+  return (" " + std::string(targets()) + " ").find(" " + target + " ") != std::string::npos;
 }
 
 /// "gfx90a:sramecc+:xnack-" -> "gfx90a"
@@ -26,11 +25,16 @@ std::string without_features(const std::string& target) {
 }
 
 std::string explain_targets(const std::string& missing) {
-  return detail::join_message(missing, "; it has code for ", kTargets,
+  return detail::join_message(missing, "; it has code for ", targets(),
                               ": build quire with QUIRE_HIP_ARCHITECTURES=", missing);
 }
 
 }  // namespace
+
+/// "gfx90a gfx1030"
+const char* targets() {
+  return QUIRE_HIP_TARGETS;
+}
 
 std::string describe(Result result) {
   return detail::join_message(hipGetErrorString(result), " (", hipGetErrorName(result), ")");

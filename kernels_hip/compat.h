@@ -27,6 +27,8 @@ constexpr Result kSuccess = hipSuccess;
 constexpr const char* kName = "hip";
 constexpr const char* kBlasName = "hipBLASLt";
 
+const char* targets();
+
 // Errors.
 
 std::string describe(Result result);

@@ -24,13 +24,16 @@ struct GpuBackend {
   const char* file;
   const char* remedy;
   const char* needs;
+  const char* standing;
 };
 
 constexpr std::array<GpuBackend, 2> kGpuBackends = {
     {{"cuda", "libquire_cuda.so", "build quire where nvcc is on the PATH (CMake option QUIRE_CUDA)",
-      "it needs a C++ runtime as new as the compiler that built it"},
+      "it needs a C++ runtime as new as the compiler that built it",
+      "run and measured on compute capability 9.0 (H100); the others are compiled only"},
      {"hip", "libquire_hip.so", "build quire with QUIRE_HIP=1 where hipcc is on the PATH",
-      "it needs ROCm's runtime (Debian: libamdhip64-5, ROCm's own packages: hip-runtime-amd)"}}};
+      "it needs ROCm's runtime (Debian: libamdhip64-5, ROCm's own packages: hip-runtime-amd)",
+      "compiled only: not run, and not measured, on any of AMD's GPUs"}}};
 
 /// The folder that this library, or the program or Python module it is part of, lies in.
 std::string own_folder() {
@@ -134,6 +137,27 @@ std::unique_ptr<Backend> create_backend(const std::string& device, const Backend
       ErrorKind::kInvalidArgument,
       detail::join_message("[device] unknown device: device=", in_quotes(device),
                            ", expected=auto, cpu, cpu:portable, cpu:avx2, cpu:avx512, cuda, cuda:N, hip or hip:N"));
+}
+
+std::vector<KnownDevice> known_devices() {
+  std::vector<KnownDevice> known;
+  std::string isas;
+  for (const cpu::Isa isa : {cpu::Isa::kPortable, cpu::Isa::kAvx2, cpu::Isa::kAvx512}) {
+    if (cpu::isa_supported(isa)) isas += (isas.empty() ? "" : " ") + std::string(cpu::isa_name(isa));
+  }
+  known.push_back(
+      {.name = "cpu", .num_devices = 1, .targets = isas, .standing = "run and measured with AVX2 and AVX-512"});
+  for (const GpuBackend& gpu : kGpuBackends) {
+    KnownDevice& device = known.emplace_back(KnownDevice{.name = std::string(gpu.device), .standing = gpu.standing});
+    Refusal refusal;
+    if (const LoadableBackend* const backend = open_backend(gpu, refusal)) {
+      device.targets = backend->targets;
+      device.num_devices = backend->count_devices(device.why_none);
+    } else {
+      device.why_none = refusal.text;
+    }
+  }
+  return known;
 }
 
 }  // namespace quire

@@ -15,6 +15,10 @@ std::string version_text(int version) {
 
 }  // namespace
 
+const char* targets() {
+  return QUIRE_CUDA_TARGETS;
+}
+
 std::string describe(Result result) {
   return detail::join_message(cudaGetErrorString(result), " (", cudaGetErrorName(result), ")");
 }

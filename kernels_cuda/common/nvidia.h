@@ -24,6 +24,9 @@ constexpr Result kSuccess = cudaSuccess;
 constexpr const char* kName = "cuda";
 constexpr const char* kBlasName = "cuBLASLt";
 
+/// What this build's code is for.
+const char* targets();
+
 // Errors.
 
 /// "out of memory (cudaErrorMemoryAllocation)"

@@ -285,6 +285,17 @@ def test_info_reads_no_weights(run_quire: Run, tmp_path: Path) -> None:
     assert run_quire("info", str(folder)).returncode == 0
 
 
+def test_info_lists_the_devices_and_how_far_each_is_to_be_trusted(run_quire: Run, device: str) -> None:
+    rows = json.loads(run_quire("info", "--devices", "--json").stdout)
+    assert [row["name"] for row in rows] == ["cpu", "cuda", "hip"]
+    for row in rows:
+        assert row["standing"]
+        assert (row["num_devices"] > 0) == (row["why_none"] == "")
+    assert next(row for row in rows if row["name"] == device)["num_devices"] > 0
+    listed = run_quire("info", "--devices").stdout
+    assert listed.startswith("cpu   1 here\n") and "not measured" in listed
+
+
 def test_info_lists_the_families(run_quire: Run) -> None:
     rows = json.loads(run_quire("info", "--families", "--json").stdout)
     assert rows["llama"] == ["LlamaForCausalLM", "LLaMAForCausalLM"]
