@@ -136,7 +136,8 @@ def main() -> int:
                 continue
             k = worst(kernels)
             agprs = f" ({k.agprs})" if k.agprs else ""
-            cells.append(f"{k.vgprs}{agprs} / {k.sgprs} / {k.lds} / {k.scratch}")
+            numbers = f"{k.vgprs}{agprs} / {k.sgprs} / {k.lds} / {k.scratch}"
+            cells.append(numbers if k.vgprs else "does nothing")
             if name in HOT and (k.spilled or k.scratch):
                 bad.append(f"{name} on {target}: {k.spilled} registers spilled, {k.scratch} bytes of scratch")
         count = max(len(variants.get((name, target), [])) for target in targets)

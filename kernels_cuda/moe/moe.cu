@@ -249,6 +249,19 @@ void join(const JoinArgs& args, DType out, int64_t num_tokens, const GpuStream& 
 
 }  // namespace
 
+bool suits_tiles(const MoeArgs& args) {
+  const DType dtype = args.x.dtype;
+  return dtype != DType::kFloat32 && args.up->dtype == dtype && args.down->dtype == dtype && args.up->k % 8 == 0 &&
+         args.down->k % 8 == 0 && aligned(args.x);
+}
+
+int64_t likely_rows(const MoeArgs& args) {
+  const auto num_tokens = static_cast<double>(args.x.shape[0]);
+  const double share = std::min(1.0, static_cast<double>(args.top_k) / static_cast<double>(args.up->groups));
+  const double used = 1.0 - std::pow(1.0 - share, num_tokens);
+  return static_cast<int64_t>(std::ceil(num_tokens * share / std::max(used, 1e-9)));
+}
+
 size_t moe_scratch_bytes(const MoeShape& shape) {
   return Scratch(nullptr, shape.num_tokens * shape.top_k, shape.num_experts, shape.ffn_width, shape.width).bytes;
 }

@@ -13,6 +13,11 @@ struct ExpertTiles {
   bool gathered = false;  ///< the rows of x are to be copied behind each other first
 };
 
+/// Whether types and places are such as tiles can take.
+bool suits_tiles(const MoeArgs& args);
+/// Rows that an expert in use has, in the mean, if tokens go anywhere.
+int64_t likely_rows(const MoeArgs& args);
+
 /// `up`: the first product. In moe/tiles.cc of either tree.
 ExpertTiles choose_expert_tiles(const MoeArgs& args, const TileProduct& up, const GpuStream& stream);
 
