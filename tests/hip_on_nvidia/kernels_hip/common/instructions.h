@@ -104,8 +104,8 @@ __device__ inline void multiply_add(float (&d)[256 / kLanes], const uint32_t* a,
     const int j = lane % 16;
 #pragma unroll 1
     for (int k = 0; k < 16; ++k) {
-      // MFMA: k in lane 16 * floor(k / 4) + row, register floor(k / 2) % 2. WMMA: register floor(k / 2) of lanes row and
-      // row + 16, which must agree: of each a half is looked at.
+      // MFMA: k in lane 16 * floor(k / 4) + row, register floor(k / 2) % 2. WMMA: register floor(k / 2) of lanes row
+      // and row + 16, which must agree: of each a half is looked at.
       const int lanes_before = kLanes == 64 ? 16 * (k / 4) : 16 * (k / 8);
       const int word = kLanes == 64 ? k / 2 % 2 : k / 2;
       d[value] += detail::number<T>(a_registers[word][first + lanes_before + i], k % 2) *
