@@ -1,7 +1,6 @@
 #include "kernels_cuda/backend.h"
 
 #include <algorithm>
-#include <cstdlib>
 
 #include "core/check.h"
 #include "kernels_cuda/layouts.h"
@@ -13,62 +12,22 @@ namespace {
 
 constexpr size_t kBlasWorkspaceBytes = 32 << 20;
 
-/// 13000 -> "13.0"
-std::string version_text(int version) {
-  return std::to_string(version / 1000) + "." + std::to_string(version % 1000 / 10);
-}
-
-std::string capability_text(int capability) {
-  return std::to_string(capability / 10) + "." + std::to_string(capability % 10);
-}
-
-/// Why the runtime finds no device, and what to do.
-std::string explain(cudaError_t error) {
-  int driver = 0, runtime = 0;
-  cudaDriverGetVersion(&driver);
-  cudaRuntimeGetVersion(&runtime);
-  const char* const visible = std::getenv("CUDA_VISIBLE_DEVICES");
-  switch (error) {
-    case cudaSuccess:
-    case cudaErrorNoDevice:
-      return visible == nullptr ? "no NVIDIA GPU is visible: nvidia-smi lists those that the driver sees"
-                                : detail::join_message("no NVIDIA GPU is visible: CUDA_VISIBLE_DEVICES=\"", visible,
-                                                       "\"; unset it to use all");
-    case cudaErrorInsufficientDriver:
-    case cudaErrorStubLibrary:
-      if (driver == 0) return "no NVIDIA driver is installed: install one, or use device=\"cpu\"";
-      return detail::join_message("the NVIDIA driver is too old for CUDA ", version_text(runtime),
-                                  ": installed=", version_text(driver), "; update the driver, or use device=\"cpu\"");
-    default:
-      return detail::join_message("the NVIDIA driver does not work: error=", cudaGetErrorString(error), " (",
-                                  cudaGetErrorName(error), "); see whether nvidia-smi works");
-  }
-}
-
 Device open_device(int ordinal) {
   std::string why_none;
   const int count = count_devices(why_none);
   QUIRE_REQUIRE(count > 0, ErrorKind::kUnsupported, "[device] ", why_none);
   QUIRE_REQUIRE(ordinal >= 0 && ordinal < count, ErrorKind::kInvalidArgument,
-                "[device] there is no such GPU: device=cuda:", ordinal, ", expected=cuda:0 to cuda:", count - 1);
-  check(cudaSetDevice(ordinal), "opening the device");
-  cudaDeviceProp properties{};
-  check(cudaGetDeviceProperties(&properties, ordinal), "opening the device");
-  Device device{.ordinal = ordinal,
-                .name = properties.name,
-                .compute_capability = properties.major * 10 + properties.minor,
-                .num_multiprocessors = properties.multiProcessorCount,
-                .shared_memory_per_block = properties.sharedMemPerBlockOptin,
-                .l2_bytes = static_cast<size_t>(properties.l2CacheSize)};
-  const cudaError_t code = probe_code();
-  if (code == cudaErrorNoKernelImageForDevice || code == cudaErrorInvalidDeviceFunction) {
-    cudaGetLastError();
-    throw Error(
-        ErrorKind::kUnsupported,
-        detail::join_message("[device] this build has no code for compute capability ",
-                             capability_text(device.compute_capability), ": device=cuda:", ordinal, " (", device.name,
-                             "); build quire with QUIRE_CUDA_ARCHITECTURES=", device.compute_capability,
-                             " where the CUDA toolkit still knows it, or use ", "device=\"cpu\""));
+                "[device] there is no such GPU: device=", vendor::kName, ":", ordinal, ", expected=", vendor::kName,
+                ":0 to ", vendor::kName, ":", count - 1);
+  check(vendor::use_device(ordinal), "opening the device");
+  Device device{.ordinal = ordinal};
+  check(vendor::look_at_device(ordinal, device), "opening the device");
+  const vendor::Result code = probe_code();
+  if (vendor::is_missing_code(code)) {
+    vendor::forget_error();
+    throw Error(ErrorKind::kUnsupported,
+                detail::join_message("[device] this build has no code for ", vendor::explain_missing_code(device),
+                                     ", or use device=\"cpu\""));
   }
   check(code, "opening the device");
   return device;
@@ -76,43 +35,45 @@ Device open_device(int ordinal) {
 
 class GpuEvent final : public Event {
  public:
-  explicit GpuEvent(cudaEvent_t handle) : handle_(handle) {}
-  ~GpuEvent() override { cudaEventDestroy(handle_); }
+  explicit GpuEvent(vendor::EventHandle handle) : handle_(handle) {}
+  ~GpuEvent() override { vendor::destroy_event(handle_); }
   GpuEvent(const GpuEvent&) = delete;
   GpuEvent& operator=(const GpuEvent&) = delete;
 
-  void record(Stream& stream) override { check(cudaEventRecord(handle_, as_gpu(stream).handle()), "marking a place"); }
-  void wait() override { check(cudaEventSynchronize(handle_), "waiting for the device"); }
+  void record(Stream& stream) override {
+    check(vendor::record_event(handle_, as_gpu(stream).handle()), "marking a place");
+  }
+  void wait() override { check(vendor::wait_for_event(handle_), "waiting for the device"); }
 
  private:
-  cudaEvent_t handle_;
+  vendor::EventHandle handle_;
 };
 
 class GpuGraph final : public Graph {
  public:
-  explicit GpuGraph(cudaGraphExec_t handle) : handle_(handle) {}
-  ~GpuGraph() override { cudaGraphExecDestroy(handle_); }
+  explicit GpuGraph(vendor::GraphHandle handle) : handle_(handle) {}
+  ~GpuGraph() override { vendor::destroy_graph(handle_); }
   GpuGraph(const GpuGraph&) = delete;
   GpuGraph& operator=(const GpuGraph&) = delete;
 
   void launch(Stream& stream) override {
-    check(cudaGraphLaunch(handle_, as_gpu(stream).handle()), "launching recorded work");
+    check(vendor::launch_graph(handle_, as_gpu(stream).handle()), "launching recorded work");
   }
 
  private:
-  cudaGraphExec_t handle_;
+  vendor::GraphHandle handle_;
 };
 
 }  // namespace
 
 int count_devices(std::string& why_none) {
   int count = 0;
-  const cudaError_t error = cudaGetDeviceCount(&count);
-  if (error != cudaSuccess) {
-    cudaGetLastError();
+  const vendor::Result result = vendor::count_devices(&count);
+  if (result != vendor::kSuccess) {
+    vendor::forget_error();
     count = 0;
   }
-  if (count == 0) why_none = explain(error);
+  if (count == 0) why_none = vendor::explain_no_device(result);
   return count;
 }
 
@@ -135,13 +96,14 @@ GpuBackend::~GpuBackend() = default;
 
 /// A thread starts on device 0: whatever an engine's thread calls first makes this one its own.
 void GpuBackend::use_device() const {
-  check(cudaSetDevice(resources_.device.ordinal), "choosing the device");
+  check(vendor::use_device(resources_.device.ordinal), "choosing the device");
 }
 
 std::string GpuBackend::name() const {
   const Device& device = resources_.device;
-  return detail::join_message("cuda:", device.ordinal, " (", device.name, ", sm_", device.compute_capability,
-                              blas_ == nullptr ? ", without cuBLASLt: " + why_no_blas_ : "", ")");
+  return detail::join_message(
+      vendor::kName, ":", device.ordinal, " (", device.name, ", ", device.target,
+      blas_ == nullptr ? detail::join_message(", without ", vendor::kBlasName, ": ", why_no_blas_) : "", ")");
 }
 
 const Ops& GpuBackend::ops() const {
@@ -150,15 +112,15 @@ const Ops& GpuBackend::ops() const {
 
 std::unique_ptr<Stream> GpuBackend::create_stream() {
   use_device();
-  cudaStream_t handle = nullptr;
-  check(cudaStreamCreateWithFlags(&handle, cudaStreamNonBlocking), "creating a stream");
+  vendor::StreamHandle handle = nullptr;
+  check(vendor::create_stream(&handle), "creating a stream");
   return std::make_unique<GpuStream>(resources_, handle);
 }
 
 std::unique_ptr<Event> GpuBackend::create_event() {
   use_device();
-  cudaEvent_t handle = nullptr;
-  check(cudaEventCreateWithFlags(&handle, cudaEventDisableTiming), "creating an event");
+  vendor::EventHandle handle = nullptr;
+  check(vendor::create_event(&handle), "creating an event");
   return std::make_unique<GpuEvent>(handle);
 }
 
@@ -173,9 +135,9 @@ Buffer GpuBackend::allocate(size_t bytes, MemoryKind kind) {
 Buffer GpuBackend::allocate_zeroed(size_t bytes) {
   Buffer buffer = allocate_device(bytes, resources_.device.ordinal);
   if (bytes == 0) return buffer;
-  check(cudaMemset(buffer.data(), 0, bytes), "clearing memory");
+  check(vendor::clear(buffer.data(), bytes), "clearing memory");
   // Our streams do not wait for the one that this ran on.
-  check(cudaStreamSynchronize(nullptr), "clearing memory");
+  check(vendor::wait_for_stream(nullptr), "clearing memory");
   return buffer;
 }
 
@@ -197,33 +159,30 @@ void GpuBackend::copy_to_host(void* destination, const void* source, size_t byte
 void GpuBackend::enqueue_to_device(void* destination, const void* source, size_t bytes, Stream& stream) {
   if (bytes == 0) return;
   use_device();
-  check(cudaMemcpyAsync(destination, source, bytes, cudaMemcpyDefault, as_gpu(stream).handle()),
-        "copying to the device");
+  check(vendor::copy(destination, source, bytes, as_gpu(stream).handle()), "copying to the device");
 }
 
 void GpuBackend::enqueue_to_host(void* destination, const void* source, size_t bytes, Stream& stream) {
   if (bytes == 0) return;
   use_device();
-  check(cudaMemcpyAsync(destination, source, bytes, cudaMemcpyDefault, as_gpu(stream).handle()),
-        "copying from the device");
+  check(vendor::copy(destination, source, bytes, as_gpu(stream).handle()), "copying from the device");
 }
 
 void GpuBackend::begin_recording(Stream& stream) {
   use_device();
-  // Thread-local: other threads may allocate and copy meanwhile.
-  check(cudaStreamBeginCapture(as_gpu(stream).handle(), cudaStreamCaptureModeThreadLocal), "starting to record");
+  check(vendor::begin_recording(as_gpu(stream).handle()), "starting to record");
 }
 
 std::unique_ptr<Graph> GpuBackend::end_recording(Stream& stream) {
   use_device();
-  cudaGraph_t graph = nullptr;
-  check(cudaStreamEndCapture(as_gpu(stream).handle(), &graph), "recording work");
-  cudaGraphExec_t executable = nullptr;
-  const cudaError_t error = cudaGraphInstantiate(&executable, graph, 0);
-  cudaGraphDestroy(graph);
-  check(error, "preparing recorded work");
-  auto recorded = std::make_unique<GpuGraph>(executable);
-  check(cudaGraphUpload(executable, as_gpu(stream).handle()), "preparing recorded work");
+  vendor::RecordingHandle recording = nullptr;
+  check(vendor::end_recording(as_gpu(stream).handle(), &recording), "recording work");
+  vendor::GraphHandle graph = nullptr;
+  const vendor::Result result = vendor::make_graph(&graph, recording);
+  vendor::destroy_recording(recording);
+  check(result, "preparing recorded work");
+  auto recorded = std::make_unique<GpuGraph>(graph);
+  check(vendor::upload_graph(graph, as_gpu(stream).handle()), "preparing recorded work");
   return recorded;
 }
 
@@ -247,14 +206,14 @@ size_t GpuBackend::sample_scratch_bytes(int64_t num_rows, int64_t vocabulary) co
 int64_t GpuBackend::available_memory() const {
   use_device();
   size_t free_bytes = 0, total_bytes = 0;
-  check(cudaMemGetInfo(&free_bytes, &total_bytes), "asking for free memory");
+  check(vendor::free_and_total(&free_bytes, &total_bytes), "asking for free memory");
   return static_cast<int64_t>(free_bytes);
 }
 
 int64_t GpuBackend::total_memory() const {
   use_device();
   size_t free_bytes = 0, total_bytes = 0;
-  check(cudaMemGetInfo(&free_bytes, &total_bytes), "asking for free memory");
+  check(vendor::free_and_total(&free_bytes, &total_bytes), "asking for free memory");
   return static_cast<int64_t>(total_bytes);
 }
 

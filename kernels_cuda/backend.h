@@ -1,7 +1,5 @@
 #pragma once
 
-#include <cuda_runtime.h>
-
 #include <memory>
 #include <string>
 
@@ -15,7 +13,7 @@ namespace quire::gpu {
 /// GPUs that this process can use; 0 with the reason in `why_none`: no driver, an old one, no device.
 int count_devices(std::string& why_none);
 
-/// One NVIDIA GPU.
+/// One GPU.
 class GpuBackend final : public Backend {
  public:
   /// Raises: kUnsupported without a usable device, with what to do; kInvalidArgument for an ordinal that is not there;

@@ -30,16 +30,15 @@ constexpr size_t round_up(size_t bytes, size_t multiple) {
 
 [[noreturn]] void throw_no_page_locked(size_t bytes) {
   throw Error(ErrorKind::kOutOfMemory,
-              detail::join_message("[cuda] the system gives no more page-locked memory: wanted=", bytes >> 20,
-                                   " MiB; free memory of the host or raise its limit (ulimit -l)"));
+              detail::join_message("[", vendor::kName, "] the system gives no more page-locked memory: wanted=",
+                                   bytes >> 20, " MiB; free memory of the host or raise its limit (ulimit -l)"));
 }
 
 /// Whether the device sees memory that is locked later at the address that the host has for it.
 bool sees_registered_memory() {
-  int device = 0, sees = 0;
-  check(cudaGetDevice(&device), "asking for the device");
-  check(cudaDeviceGetAttribute(&sees, cudaDevAttrCanUseHostPointerForRegisteredMem, device), "asking for the device");
-  return sees != 0;
+  int device = 0;
+  check(vendor::current_device(&device), "asking for the device");
+  return vendor::sees_locked_memory(device);
 }
 
 /// Memory in huge pages, each touched by one of several threads and then locked. The driver's own allocation takes
@@ -57,15 +56,15 @@ Buffer lock_huge_pages(size_t bytes) {
                        [&](int64_t begin, int64_t end, int) {
                          for (int64_t byte = begin; byte < end; byte += kPage) pages[byte] = std::byte{0};
                        });
-  const cudaError_t error = cudaHostRegister(memory.data(), bytes, cudaHostRegisterPortable | cudaHostRegisterMapped);
-  if (error == cudaErrorMemoryAllocation) {
-    cudaGetLastError();
+  const vendor::Result result = vendor::lock_host(memory.data(), bytes);
+  if (vendor::is_out_of_memory(result)) {
+    vendor::forget_error();
     throw_no_page_locked(bytes);
   }
-  check(error, "locking memory of the host");
+  check(result, "locking memory of the host");
   void* const data = memory.data();
   return {data, bytes, [kept = std::make_shared<const Buffer>(std::move(memory))](void* locked, size_t) {
-            if (cudaHostUnregister(locked) != cudaSuccess) cudaGetLastError();
+            if (vendor::unlock_host(locked) != vendor::kSuccess) vendor::forget_error();
           }};
 }
 
@@ -73,23 +72,24 @@ Buffer lock_huge_pages(size_t bytes) {
 
 Buffer allocate_device(size_t bytes, int ordinal) {
   if (bytes == 0) return {};
-  check(cudaSetDevice(ordinal), "choosing the device");
+  check(vendor::use_device(ordinal), "choosing the device");
   void* data = nullptr;
-  const cudaError_t error = cudaMalloc(&data, bytes);
-  if (error == cudaErrorMemoryAllocation) {
-    cudaGetLastError();
+  const vendor::Result result = vendor::allocate(&data, bytes);
+  if (vendor::is_out_of_memory(result)) {
+    vendor::forget_error();
     size_t free_bytes = 0, total_bytes = 0;
-    check(cudaMemGetInfo(&free_bytes, &total_bytes), "asking for free memory");
-    throw Error(ErrorKind::kOutOfMemory,
-                detail::join_message("[cuda] out of memory: device=cuda:", ordinal, ", wanted=", bytes >> 20,
-                                     " MiB, free=", free_bytes >> 20, " MiB of ", total_bytes >> 20,
-                                     " MiB; lower gpu_memory_utilization or max_model_len, or free the GPU"));
+    check(vendor::free_and_total(&free_bytes, &total_bytes), "asking for free memory");
+    throw Error(
+        ErrorKind::kOutOfMemory,
+        detail::join_message("[", vendor::kName, "] out of memory: device=", vendor::kName, ":", ordinal,
+                             ", wanted=", bytes >> 20, " MiB, free=", free_bytes >> 20, " MiB of ", total_bytes >> 20,
+                             " MiB; lower gpu_memory_utilization or max_model_len, or free the GPU"));
   }
-  check(error, "allocating memory");
+  check(result, "allocating memory");
   // A device that has failed, or a process that ends, cannot free: then there is nothing left to do.
   return {data, bytes, [ordinal](void* memory, size_t) {
-            cudaSetDevice(ordinal);
-            if (cudaFree(memory) != cudaSuccess) cudaGetLastError();
+            static_cast<void>(vendor::use_device(ordinal));
+            if (vendor::release(memory) != vendor::kSuccess) vendor::forget_error();
           }};
 }
 
@@ -97,14 +97,14 @@ Buffer allocate_page_locked(size_t bytes) {
   if (bytes == 0) return {};
   if (bytes >= kManyPages && sees_registered_memory()) return lock_huge_pages(bytes);
   void* data = nullptr;
-  const cudaError_t error = cudaHostAlloc(&data, bytes, cudaHostAllocPortable | cudaHostAllocMapped);
-  if (error == cudaErrorMemoryAllocation) {
-    cudaGetLastError();
+  const vendor::Result result = vendor::allocate_host(&data, bytes);
+  if (vendor::is_out_of_memory(result)) {
+    vendor::forget_error();
     throw_no_page_locked(bytes);
   }
-  check(error, "allocating page-locked memory");
+  check(result, "allocating page-locked memory");
   return {data, bytes, [](void* memory, size_t) {
-            if (cudaFreeHost(memory) != cudaSuccess) cudaGetLastError();
+            if (vendor::release_host(memory) != vendor::kSuccess) vendor::forget_error();
           }};
 }
 
@@ -136,27 +136,26 @@ void Uploader::prepare() {
   for (Stage& stage : stages_) {
     if (stage.memory.data() == nullptr) stage.memory = allocate_page_locked(kStageBytes);
     if (stage.sent == nullptr) {
-      check(cudaEventCreateWithFlags(&stage.sent, cudaEventDisableTiming), "creating an event");
+      check(vendor::create_event(&stage.sent), "creating an event");
     }
   }
 }
 
-void Uploader::copy(void* destination, const void* source, size_t bytes, cudaStream_t stream) {
+void Uploader::copy(void* destination, const void* source, size_t bytes, vendor::StreamHandle stream) {
   const std::lock_guard lock(mutex_);
   prepare();
   for (size_t done = 0; done < bytes;) {
     Stage& stage = stages_[next_];
     next_ = 1 - next_;
     const size_t count = std::min(bytes - done, kStageBytes);
-    check(cudaEventSynchronize(stage.sent), "copying to the device");
+    check(vendor::wait_for_event(stage.sent), "copying to the device");
     const auto* const from = static_cast<const std::byte*>(source) + done;
     auto* const to = static_cast<std::byte*>(stage.memory.data());
     pool_->parallel_for(static_cast<int64_t>(count), kLeastPerThread, [&](int64_t begin, int64_t end, int) {
       std::memcpy(to + begin, from + begin, static_cast<size_t>(end - begin));
     });
-    check(cudaMemcpyAsync(static_cast<std::byte*>(destination) + done, to, count, cudaMemcpyDefault, stream),
-          "copying to the device");
-    check(cudaEventRecord(stage.sent, stream), "copying to the device");
+    check(vendor::copy(static_cast<std::byte*>(destination) + done, to, count, stream), "copying to the device");
+    check(vendor::record_event(stage.sent, stream), "copying to the device");
     done += count;
   }
 }
@@ -164,8 +163,8 @@ void Uploader::copy(void* destination, const void* source, size_t bytes, cudaStr
 Uploader::~Uploader() {
   for (const Stage& stage : stages_) {
     if (stage.sent == nullptr) continue;
-    cudaEventSynchronize(stage.sent);
-    cudaEventDestroy(stage.sent);
+    static_cast<void>(vendor::wait_for_event(stage.sent));
+    vendor::destroy_event(stage.sent);
   }
 }
 

@@ -1,7 +1,5 @@
 #pragma once
 
-#include <cuda_runtime.h>
-
 #include <array>
 #include <memory>
 #include <mutex>
@@ -9,6 +7,7 @@
 
 #include "core/buffer.h"
 #include "core/thread_pool.h"
+#include "kernels_cuda/common/vendor.h"
 
 namespace quire::gpu {
 
@@ -44,13 +43,13 @@ class WeightArena {
 class Uploader {
  public:
   /// Returns when `source` may be reused.
-  void copy(void* destination, const void* source, size_t bytes, cudaStream_t stream);
+  void copy(void* destination, const void* source, size_t bytes, vendor::StreamHandle stream);
   ~Uploader();
 
  private:
   struct Stage {
     Buffer memory;
-    cudaEvent_t sent = nullptr;
+    vendor::EventHandle sent = nullptr;
   };
 
   void prepare();

@@ -10,6 +10,7 @@ std::unique_ptr<quire::Backend> create(int ordinal, const quire::BackendOptions&
 }  // namespace
 
 extern "C" __attribute__((visibility("default"))) const quire::LoadableBackend* quire_backend() {
-  static const quire::LoadableBackend backend{.count_devices = quire::gpu::count_devices, .create = create};
+  static const quire::LoadableBackend backend{
+      .targets = quire::gpu::vendor::targets(), .count_devices = quire::gpu::count_devices, .create = create};
   return &backend;
 }

@@ -1,7 +1,5 @@
 #pragma once
 
-#include <cuda_runtime.h>
-
 #include <cstddef>
 
 #include "backend/backend.h"
@@ -15,7 +13,7 @@ class Blas;
 struct Resources {
   Device device;
   bool deterministic = false;
-  /// Null if cuBLASLt is not there: then our own kernels do all matrix products.
+  /// Null if the vendor's library is not there: then our own kernels do all matrix products.
   Blas* blas = nullptr;
   /// Room for partial results of attention and of matrix products; an op's contents are its own until the next op.
   void* scratch = nullptr;
@@ -27,20 +25,20 @@ struct Resources {
 
 class GpuStream final : public Stream {
  public:
-  GpuStream(const Resources& resources, cudaStream_t handle) : resources_(resources), handle_(handle) {}
-  ~GpuStream() override { cudaStreamDestroy(handle_); }
+  GpuStream(const Resources& resources, vendor::StreamHandle handle) : resources_(resources), handle_(handle) {}
+  ~GpuStream() override { vendor::destroy_stream(handle_); }
   GpuStream(const GpuStream&) = delete;
   GpuStream& operator=(const GpuStream&) = delete;
 
-  void synchronize() override { check(cudaStreamSynchronize(handle_), "waiting for the device"); }
+  void synchronize() override { check(vendor::wait_for_stream(handle_), "waiting for the device"); }
 
-  cudaStream_t handle() const { return handle_; }
+  vendor::StreamHandle handle() const { return handle_; }
   const Resources& resources() const { return resources_; }
   const Device& device() const { return resources_.device; }
 
  private:
   const Resources& resources_;
-  cudaStream_t handle_;
+  vendor::StreamHandle handle_;
 };
 
 inline GpuStream& as_gpu(Stream& stream) {

@@ -18,8 +18,8 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
-# What is tested: the CPU, unless QUIRE_TEST_DEVICE=cuda. Where no GPU backend is found device="auto" is the CPU, in the
-# programs that tests start as well.
+# What is tested: the CPU, unless QUIRE_TEST_DEVICE is cuda or hip. Where no GPU backend is found device="auto" is the
+# CPU, in the programs that tests start as well.
 DEVICE = os.environ.get("QUIRE_TEST_DEVICE", "cpu")
 if DEVICE.startswith("cpu"):
     os.environ["QUIRE_BACKEND_PATH"] = os.devnull
@@ -30,7 +30,7 @@ os.environ.update(HF_HUB_OFFLINE="1", HF_HOME="/nonexistent", HF_HUB_DISABLE_TEL
 
 @pytest.fixture(scope="session")
 def device() -> str:
-    """What device="auto" is in these tests: "cpu" or "cuda"."""
+    """What device="auto" is in these tests: "cpu", "cuda" or "hip"."""
     return DEVICE
 
 

@@ -45,7 +45,7 @@ lint() {
   say "lint"
   python tests/lint/layers.py
   python tests/lint/sizes.py
-  git ls-files '*.h' '*.cc' '*.inl' '*.cu' '*.cuh' | xargs clang-format --dry-run --Werror
+  git ls-files '*.h' '*.cc' '*.inl' '*.cu' '*.cuh' '*.hip' | xargs clang-format --dry-run --Werror
   pip install -q ruff mypy fastapi uvicorn  # the latter two for their types
   ruff check pyapi tests
   ruff format --check pyapi tests
@@ -69,6 +69,9 @@ cpp() {
   say "C++ tests"
   # The CUDA backend is compiled and linked where there is nvcc, for one generation; tests/cuda_targets.sh takes all.
   configure_and_test release -- -DQUIRE_BENCH=ON -DQUIRE_CUDA_ARCHITECTURES=90a
+  say "the HIP backend, compiled for AMD"
+  tests/hip_targets.sh > "$build/hip_targets.out" || { cat "$build/hip_targets.out"; exit 1; }
+  tail -n 3 "$build/hip_targets.out"
 }
 
 sanitize() {

@@ -14,7 +14,7 @@ namespace quire {
 
 /// Raised with every change of this folder's headers; a backend loaded as a shared object must have been built with the
 /// same.
-constexpr int kBackendInterfaceVersion = 4;
+constexpr int kBackendInterfaceVersion = 5;
 
 /// An ordered queue of work on one device. Ops on a stream run one after the other; synchronize() waits for all.
 class Stream {

@@ -11,6 +11,8 @@ namespace quire {
 struct LoadableBackend {
   /// kBackendInterfaceVersion it was built with; read before anything else.
   int interface_version = kBackendInterfaceVersion;
+  /// What its code is for, "gfx90a gfx1030" say.
+  const char* targets = nullptr;
   /// Devices that can be used here; 0 with the reason.
   int (*count_devices)(std::string& why_none) = nullptr;
   /// Raises: as the backend's constructor.

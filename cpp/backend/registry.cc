@@ -18,15 +18,22 @@
 namespace quire {
 namespace {
 
-/// A GPU backend: what users call it, the file it is in, and how a build gets it.
+/// A GPU backend: what users call it, the file it is in, how a build gets it, and how a machine gets what it needs.
 struct GpuBackend {
   std::string_view device;
   const char* file;
   const char* remedy;
+  const char* needs;
+  const char* standing;
 };
 
-constexpr std::array<GpuBackend, 1> kGpuBackends = {
-    {{"cuda", "libquire_cuda.so", "build quire where nvcc is on the PATH (CMake option QUIRE_CUDA)"}}};
+constexpr std::array<GpuBackend, 2> kGpuBackends = {
+    {{"cuda", "libquire_cuda.so", "build quire where nvcc is on the PATH (CMake option QUIRE_CUDA)",
+      "it needs a C++ runtime as new as the compiler that built it",
+      "run and measured on compute capability 9.0 (H100); the others are compiled only"},
+     {"hip", "libquire_hip.so", "build quire with QUIRE_HIP=1 where hipcc is on the PATH",
+      "it needs ROCm's runtime (Debian: libamdhip64-5, ROCm's own packages: hip-runtime-amd)",
+      "compiled only: not run, and not measured, on any of AMD's GPUs"}}};
 
 /// The folder that this library, or the program or Python module it is part of, lies in.
 std::string own_folder() {
@@ -37,33 +44,51 @@ std::string own_folder() {
   return slash == std::string::npos ? "" : path.substr(0, slash + 1);
 }
 
-/// Opened once and never closed: its objects may live as long as the process. Null, with the reason, if it is not
-/// there.
-const LoadableBackend* open_backend(const GpuBackend& gpu, std::string& why_not) {
+/// Why a backend cannot be opened, and what to do. `is_there`: its file is, but cannot be loaded.
+struct Refusal {
+  bool is_there = false;
+  std::string text;
+};
+
+/// Null, with the reason, if there is no such library or not all that it needs. The loader's message begins with the
+/// file that it looked for.
+void* open_library(const GpuBackend& gpu, const std::string& path, Refusal& refusal) {
+  void* const library = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
+  if (library != nullptr) return library;
+  const std::string reason = dlerror();
+  const bool is_there = !reason.starts_with(path + ": cannot open shared object file");
+  if (is_there || refusal.text.empty()) {
+    refusal = {is_there, reason + ": " + (is_there ? gpu.needs : gpu.remedy)};
+  }
+  return nullptr;
+}
+
+/// Opened once and never closed: its objects may live as long as the process. Null, with the reason, if that fails.
+const LoadableBackend* open_backend(const GpuBackend& gpu, Refusal& refusal) {
   const char* const folder = std::getenv("QUIRE_BACKEND_PATH");
   const std::string path = (folder != nullptr ? std::string(folder) + "/" : own_folder()) + gpu.file;
-  void* library = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
-  if (library == nullptr) why_not = dlerror();
+  void* library = open_library(gpu, path, refusal);
   // A program that has this library linked in lies elsewhere than what was installed with it.
-  if (library == nullptr && folder == nullptr) library = dlopen(gpu.file, RTLD_NOW | RTLD_LOCAL);
+  if (library == nullptr && folder == nullptr && !refusal.is_there) library = open_library(gpu, gpu.file, refusal);
   if (library == nullptr) return nullptr;
   const auto entry = reinterpret_cast<LoadableBackendFn>(dlsym(library, "quire_backend"));
   if (entry == nullptr || entry()->interface_version != kBackendInterfaceVersion) {
-    why_not = path + " belongs to another version of quire";
+    refusal = {true, path + " belongs to another version of quire: " + gpu.remedy};
     return nullptr;
   }
   return entry();
 }
 
 std::unique_ptr<Backend> create_gpu(const GpuBackend& gpu, int ordinal, const BackendOptions& options) {
-  std::string why_not;
-  const LoadableBackend* const backend = open_backend(gpu, why_not);
-  QUIRE_REQUIRE(backend != nullptr, ErrorKind::kUnsupported, "[device] this build of quire has no ", gpu.device,
-                " backend: ", why_not, ": ", gpu.remedy, ", or use device=\"cpu\"");
+  Refusal refusal;
+  const LoadableBackend* const backend = open_backend(gpu, refusal);
+  QUIRE_REQUIRE(backend != nullptr, ErrorKind::kUnsupported, "[device] ",
+                refusal.is_there ? "quire cannot open its " : "this build of quire has no ", gpu.device,
+                " backend: ", refusal.text, ", or use device=\"cpu\"");
   return backend->create(ordinal, options);
 }
 
-/// "cuda:1" -> 1, "cuda" -> 0; nothing for other devices.
+/// "cuda:1" -> 1, "cuda" -> 0 for CUDA's backend; nothing for other devices.
 std::optional<int> ordinal_of(const std::string& device, const GpuBackend& gpu) {
   if (device == gpu.device) return 0;
   const std::string prefix = std::string(gpu.device) + ":";
@@ -76,13 +101,18 @@ std::optional<int> ordinal_of(const std::string& device, const GpuBackend& gpu) 
 
 /// A GPU of any kind, or null.
 std::unique_ptr<Backend> create_any_gpu(const BackendOptions& options) {
+  std::string why_none;
   for (const GpuBackend& gpu : kGpuBackends) {
-    std::string why_not;
-    const LoadableBackend* const backend = open_backend(gpu, why_not);
-    if (backend == nullptr) continue;  // a build for the CPU alone
-    if (backend->count_devices(why_not) > 0) return backend->create(0, options);
-    log(LogLevel::kInfo, detail::join_message("[device] computing on the CPU: ", why_not));
+    Refusal refusal;
+    std::string reason;
+    if (const LoadableBackend* const backend = open_backend(gpu, refusal)) {
+      if (backend->count_devices(reason) > 0) return backend->create(0, options);
+    } else if (refusal.is_there) {
+      reason = refusal.text;
+    }  // else the build is without
+    if (!reason.empty()) why_none += (why_none.empty() ? "" : "; ") + reason;
   }
+  if (!why_none.empty()) log(LogLevel::kInfo, "[device] computing on the CPU: " + why_none);
   return nullptr;
 }
 
@@ -103,9 +133,31 @@ std::unique_ptr<Backend> create_backend(const std::string& device, const Backend
   for (const GpuBackend& gpu : kGpuBackends) {
     if (const auto ordinal = ordinal_of(device, gpu)) return create_gpu(gpu, *ordinal, options);
   }
-  throw Error(ErrorKind::kInvalidArgument,
-              detail::join_message("[device] unknown device: device=", in_quotes(device),
-                                   ", expected=auto, cpu, cpu:portable, cpu:avx2, cpu:avx512, cuda or cuda:N"));
+  throw Error(
+      ErrorKind::kInvalidArgument,
+      detail::join_message("[device] unknown device: device=", in_quotes(device),
+                           ", expected=auto, cpu, cpu:portable, cpu:avx2, cpu:avx512, cuda, cuda:N, hip or hip:N"));
+}
+
+std::vector<KnownDevice> known_devices() {
+  std::vector<KnownDevice> known;
+  std::string isas;
+  for (const cpu::Isa isa : {cpu::Isa::kPortable, cpu::Isa::kAvx2, cpu::Isa::kAvx512}) {
+    if (cpu::isa_supported(isa)) isas += (isas.empty() ? "" : " ") + std::string(cpu::isa_name(isa));
+  }
+  known.push_back(
+      {.name = "cpu", .num_devices = 1, .targets = isas, .standing = "run and measured with AVX2 and AVX-512"});
+  for (const GpuBackend& gpu : kGpuBackends) {
+    KnownDevice& device = known.emplace_back(KnownDevice{.name = std::string(gpu.device), .standing = gpu.standing});
+    Refusal refusal;
+    if (const LoadableBackend* const backend = open_backend(gpu, refusal)) {
+      device.targets = backend->targets;
+      device.num_devices = backend->count_devices(device.why_none);
+    } else {
+      device.why_none = refusal.text;
+    }
+  }
+  return known;
 }
 
 }  // namespace quire

@@ -10,6 +10,7 @@
 #include <thread>
 #include <utility>
 
+#include "backend/registry.h"
 #include "core/check.h"
 #include "core/log.h"
 #include "core/quote.h"
@@ -189,6 +190,18 @@ std::vector<std::pair<std::string, std::vector<std::string>>> Engine::families()
     rows.emplace_back(family.name, std::vector<std::string>(family.architectures.begin(), family.architectures.end()));
   }
   return rows;
+}
+
+std::vector<DeviceKind> Engine::devices() {
+  std::vector<DeviceKind> kinds;
+  for (KnownDevice& known : known_devices()) {
+    kinds.push_back({.name = std::move(known.name),
+                     .num_devices = known.num_devices,
+                     .why_none = std::move(known.why_none),
+                     .targets = std::move(known.targets),
+                     .standing = std::move(known.standing)});
+  }
+  return kinds;
 }
 
 double Engine::now() {

@@ -39,64 +39,21 @@ AttentionProblem problem_of(const AttentionArgs& args, const GpuStream& stream) 
           .counters = stream.resources().counters};
 }
 
-/// Rows of q and out begin at chunks.
-bool is_aligned(const Tensor& tensor) {
-  const int64_t chunk = kChunkBytes / dtype_bytes(tensor.dtype);
-  return reinterpret_cast<uintptr_t>(tensor.data) % kChunkBytes == 0 && tensor.strides[0] % chunk == 0 &&
-         tensor.strides[1] % chunk == 0;
-}
-
-/// Whether the kernels on tensor cores can take these types and places.
-bool suits_tensor_cores(const AttentionArgs& args, const Device& device) {
-  const KvLayer& kv = args.kv;
-  return device.compute_capability >= 80 && kv.dtype != DType::kFloat32 && args.q.dtype == kv.dtype &&
-         args.out.dtype == kv.dtype && (kv.block_size == 8 || kv.block_size % 16 == 0) && is_aligned(args.q) &&
-         is_aligned(args.out);
-}
-
-bool has_common_width(const KvLayer& kv) {
-  constexpr int32_t kDims[] = {64, 80, 96, 112, 128, 256};
-  return !kv.values_in_keys && kv.head_dim == kv.v_head_dim &&
-         std::find(std::begin(kDims), std::end(kDims), kv.head_dim) != std::end(kDims);
-}
-
-void attend_many(const AttentionProblem& problem, DType dtype, bool single_queries_too, const GpuStream& stream) {
-  if (hopper_prefill_fits(problem, stream.device())) {
-    attend_prefill_hopper(problem, dtype, single_queries_too, stream);
-  } else {
-    attend_prefill(problem, dtype, single_queries_too, stream);
-  }
-}
-
 }  // namespace
 
 void attention(const AttentionArgs& args, Stream& stream) {
   const GpuStream& gpu = as_gpu(stream);
-  const RaggedBatch& batch = *args.batch;
-  if (batch.num_tokens == 0) return;
+  if (args.batch->num_tokens == 0) return;
   const AttentionProblem problem = problem_of(args, gpu);
-  const DType dtype = args.kv.dtype;
-  const bool latent = args.kv.values_in_keys && latent_fits(problem, gpu.device());
-  if (!suits_tensor_cores(args, gpu.device()) || (!latent && !has_common_width(args.kv))) {
-    return attend_generic(problem, args.q.dtype, dtype, gpu);
-  }
-  // How single queries' keys are shared out depends on the batch.
-  const bool share = !gpu.resources().deterministic && batch.num_sequences <= kMaxDecodeSequences;
-  const bool all_single = batch.max_query_len == 1;
-  // The kernels work out for themselves who does what, from lengths in device memory, within a microsecond or two; that
-  // holds for any number of heads and any window, and in recorded graphs. The host only leaves out launches.
-  const bool some_single = batch.num_single_queries > 0;
-  if (latent) return attend_latent(problem, dtype, share && some_single, !share || !all_single, gpu);
-  if (share && some_single) attend_decode(problem, dtype, gpu);
-  if (!share || !all_single) attend_many(problem, dtype, /*single_queries_too=*/!share, gpu);
+  if (!attend_fast(args, problem, gpu)) attend_generic(problem, args.q.dtype, args.kv.dtype, gpu);
 }
 
 size_t attention_scratch_bytes(const Device& device) {
-  return std::max(decode_scratch_bytes(device), latent_scratch_bytes(device));
+  return fast_attention_scratch_bytes(device);
 }
 
 size_t attention_counters(const Device& device) {
-  return std::max(decode_counters(device), generic_counters());
+  return std::max(fast_attention_counters(device), generic_counters());
 }
 
 int64_t kv_page_bytes(const KvLayer& shape) {

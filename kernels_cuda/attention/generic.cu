@@ -264,7 +264,7 @@ __global__ void __launch_bounds__(kThreads)
 
 #pragma unroll
   for (int h = 0; h < kHeads; ++h) {
-    if (h >= heads) break;
+    if (h >= heads) continue;
     float shrink = 1.0f, total = all.total[h];
     if (problem.sinks != nullptr) {
       const float sink = problem.sinks[first_head + h];

@@ -41,6 +41,18 @@ struct AttentionProblem {
   unsigned* counters = nullptr;
 };
 
+/// Do it with kernels of the vendor's own, on the units that multiply matrices; false if they do not take these types,
+/// widths or places. In attention/fast.cc of either tree.
+bool attend_fast(const AttentionArgs& args, const AttentionProblem& problem, const GpuStream& stream);
+size_t fast_attention_scratch_bytes(const Device& device);
+size_t fast_attention_counters(const Device& device);
+
+/// Everything, in any type. A row's result depends on the row alone.
+void attend_generic(const AttentionProblem& problem, DType q_dtype, DType kv_dtype, const GpuStream& stream);
+size_t generic_counters();
+
+// What attend_fast() chooses from.
+
 /// Most sequences that attend_decode() takes.
 constexpr int kMaxDecodeSequences = 1024;
 
@@ -65,9 +77,5 @@ bool latent_fits(const AttentionProblem& problem, const Device& device);
 void attend_latent(const AttentionProblem& problem, DType dtype, bool split_single, bool others,
                    const GpuStream& stream);
 size_t latent_scratch_bytes(const Device& device);
-
-/// Everything, in any type. A row's result depends on the row alone.
-void attend_generic(const AttentionProblem& problem, DType q_dtype, DType kv_dtype, const GpuStream& stream);
-size_t generic_counters();
 
 }  // namespace quire::gpu

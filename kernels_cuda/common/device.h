@@ -1,11 +1,10 @@
 #pragma once
 
-#include <cuda_runtime.h>
-
 #include <cstddef>
 #include <string>
 
 #include "core/check.h"
+#include "kernels_cuda/common/vendor.h"
 
 namespace quire::gpu {
 
@@ -13,18 +12,19 @@ namespace quire::gpu {
 struct Device {
   int ordinal = 0;
   std::string name;
-  int compute_capability = 0;  ///< 90 for 9.0
+  std::string target;          ///< what its machine code is made for: "sm_90", "gfx90a"
+  int compute_capability = 0;  ///< NVIDIA's: 90 for 9.0; 0 elsewhere
   int num_multiprocessors = 0;
   size_t shared_memory_per_block = 0;  ///< most that a block can have, opted in
   size_t l2_bytes = 0;
 };
 
 /// Raise an error of the runtime as ours: kOutOfMemory or kDevice. `what`: what was being done, in words.
-[[noreturn]] void throw_device_error(cudaError_t error, const char* what);
+[[noreturn]] void throw_device_error(vendor::Result result, const char* what);
 
-inline void check(cudaError_t error, const char* what) {
-  if (error != cudaSuccess) [[unlikely]] {
-    throw_device_error(error, what);
+inline void check(vendor::Result result, const char* what) {
+  if (result != vendor::kSuccess) [[unlikely]] {
+    throw_device_error(result, what);
   }
 }
 

@@ -1,27 +1,16 @@
 // The element types of activations, weights and caches, and how a kernel is chosen for them.
 #pragma once
 
-#include <cuda_bf16.h>
-#include <cuda_fp16.h>
-
 #include <cstdint>
 
 #include "core/check.h"
 #include "core/dtype.h"
+#include "kernels_cuda/common/vendor.cuh"
 
 namespace quire::gpu {
 
-using Half = __half;
-using BFloat = __nv_bfloat16;
-
 __device__ inline float to_float(float value) {
   return value;
-}
-__device__ inline float to_float(Half value) {
-  return __half2float(value);
-}
-__device__ inline float to_float(BFloat value) {
-  return __bfloat162float(value);
 }
 
 /// Round to nearest, ties to even.
@@ -33,11 +22,11 @@ __device__ inline float from_float<float>(float value) {
 }
 template <>
 __device__ inline Half from_float<Half>(float value) {
-  return __float2half_rn(value);
+  return half_from(value);
 }
 template <>
 __device__ inline BFloat from_float<BFloat>(float value) {
-  return __float2bfloat16_rn(value);
+  return bfloat_from(value);
 }
 
 /// kCount elements that are loaded and stored at once; 16 bytes as a rule. Memory must be aligned to its size.

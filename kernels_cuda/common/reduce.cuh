@@ -1,21 +1,19 @@
 // Sums and maxima over a warp or a block, in a fixed order.
 #pragma once
 
-#include <cuda_runtime.h>
+#include "kernels_cuda/common/vendor.cuh"
 
 namespace quire::gpu {
 
-constexpr unsigned kFullWarp = 0xffffffffu;
-
 __device__ inline float warp_sum(float value) {
 #pragma unroll
-  for (int offset = 16; offset > 0; offset /= 2) value += __shfl_xor_sync(kFullWarp, value, offset);
+  for (int offset = 16; offset > 0; offset /= 2) value += shuffle_xor(value, offset);
   return value;
 }
 
 __device__ inline float warp_max(float value) {
 #pragma unroll
-  for (int offset = 16; offset > 0; offset /= 2) value = fmaxf(value, __shfl_xor_sync(kFullWarp, value, offset));
+  for (int offset = 16; offset > 0; offset /= 2) value = fmaxf(value, shuffle_xor(value, offset));
   return value;
 }
 

@@ -24,7 +24,7 @@ struct BlasProduct {
   int64_t out_stride = 0;
 };
 
-/// cuBLASLt, opened at run time, with the algorithm of every shape remembered.
+/// The vendor's library, opened at run time, with the algorithm of every shape remembered.
 class Blas {
  public:
   /// Null, with the reason in `why_not`, if the library cannot be found. `workspace`: device memory for its use.
@@ -33,7 +33,7 @@ class Blas {
   ~Blas();
 
   /// False if the library has no algorithm for it.
-  bool multiply(const BlasProduct& product, cudaStream_t stream);
+  bool multiply(const BlasProduct& product, vendor::StreamHandle stream);
 
  private:
   struct State;

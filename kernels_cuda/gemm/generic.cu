@@ -83,7 +83,7 @@ __device__ inline void finish(const Params& params, int64_t group, int64_t token
   if (token >= params.tokens || n >= params.n) return;
   if (params.bias != nullptr) sum += params.bias[n];
   // The residual may be `out`, whose lines neighbours share: it is not to stay in this multiprocessor's cache.
-  if (params.residual != nullptr) sum += __ldcg(params.residual + token * params.residual_stride + n);
+  if (params.residual != nullptr) sum += load_past_l1(params.residual + token * params.residual_stride + n);
   store_one(params.out, params.out_dtype, group * params.out_group_stride + token * params.out_row_stride + n, sum);
 }
 
@@ -127,7 +127,7 @@ __global__ void __launch_bounds__(kThreads) few_tokens_kernel(const Params param
     float sums[kTokens] = {};
     for (int part = 0; part < kSegment; part += kFewColumns) {
       const int64_t k = round + warp * kSegment + part;
-      __syncwarp();
+      sync_warp();
 #pragma unroll
       for (int i = 0; i < kFewRows / 4; ++i) {
         *reinterpret_cast<float4*>(&weights[warp][i * 4 + lane / 8][column]) = next[i];
@@ -140,7 +140,7 @@ __global__ void __launch_bounds__(kThreads) few_tokens_kernel(const Params param
       }
       const int64_t behind = part + kFewColumns < kSegment ? k + kFewColumns : round + (kFewWarps + warp) * kSegment;
       load_weights(behind);
-      __syncwarp();
+      sync_warp();
 #pragma unroll
       for (int i = 0; i < kFewColumns; i += 4) {
         const float4 weight = *reinterpret_cast<const float4*>(&weights[warp][lane][i]);
@@ -150,7 +150,7 @@ __global__ void __launch_bounds__(kThreads) few_tokens_kernel(const Params param
         }
       }
     }
-    __syncwarp();
+    sync_warp();
 #pragma unroll
     for (int t = 0; t < kTokens; ++t) segments[warp][t][lane] = sums[t];
     __syncthreads();

@@ -28,9 +28,9 @@ bool blas_fits(const LinearArgs& args) {
 void copy_residual(const LinearArgs& args, GpuStream& stream) {
   if (args.residual.data == args.out.data) return;
   const auto pitch = [](const Tensor& matrix) { return static_cast<size_t>(matrix.strides[0]) * sizeof(float); };
-  check(cudaMemcpy2DAsync(args.out.data, pitch(args.out), args.residual.data, pitch(args.residual),
+  check(vendor::copy_rows(args.out.data, pitch(args.out), args.residual.data, pitch(args.residual),
                           static_cast<size_t>(args.weight->n) * sizeof(float), static_cast<size_t>(args.x.shape[0]),
-                          cudaMemcpyDeviceToDevice, stream.handle()),
+                          stream.handle()),
         "linear");
 }
 

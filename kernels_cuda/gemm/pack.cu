@@ -43,8 +43,8 @@ __device__ inline uint32_t read_element(const void* data, DType dtype, int64_t a
 
 __device__ inline float element_value(uint32_t bits, DType dtype) {
   if (dtype == DType::kFloat32) return __uint_as_float(bits);
-  const auto half_bits = static_cast<unsigned short>(bits);
-  return dtype == DType::kBFloat16 ? to_float(__ushort_as_bfloat16(half_bits)) : to_float(__ushort_as_half(half_bits));
+  const auto half_bits = static_cast<uint16_t>(bits);
+  return dtype == DType::kBFloat16 ? to_float(bfloat_of_bits(half_bits)) : to_float(half_of_bits(half_bits));
 }
 
 /// The same type keeps its bits.
@@ -203,7 +203,7 @@ PackedLinear packed_shape(const LinearSource& source) {
     int64_t n = 0;
     for (const Tensor& part : std::span(source.parts).subspan(group * parts_per_group, parts_per_group)) {
       QUIRE_REQUIRE(has_kernel(part.dtype) && has_kernel(source.dtype), ErrorKind::kUnsupported,
-                    "[cuda backend] no linear op for this type of weight: dtype=",
+                    "[device] no linear op for this type of weight: dtype=",
                     dtype_name(has_kernel(part.dtype) ? source.dtype : part.dtype),
                     ", expected=float32, bfloat16 or float16");
       QUIRE_CHECK(part.rank == 2 && part.dtype == source.parts.front().dtype, "rank=", part.rank);

@@ -402,11 +402,11 @@ void launch_tiles(const TileProduct& product, int rows_per_tile, const GpuStream
   }
 }
 
-bool aligned(const Tensor& tensor) {
-  return reinterpret_cast<uintptr_t>(tensor.data) % 16 == 0 && tensor.strides[0] * dtype_bytes(tensor.dtype) % 16 == 0;
-}
-
 }  // namespace
+
+bool tiles_fit(const Device& device) {
+  return device.compute_capability >= 80;
+}
 
 int tile_rows_for(int64_t rows, const TileProduct& product, const GpuStream& stream) {
   if (rows <= 16) return 16;
@@ -443,45 +443,10 @@ void multiply_tiles(TileProduct product, DType dtype, int rows_per_tile, int32_t
   return launch_tiles<Half>(product, rows_per_tile, stream);
 }
 
-bool tile_linear_fits(const LinearArgs& args, const ActivationRule* activation, const GpuStream& stream) {
-  const DType dtype = args.weight->dtype;
-  const bool gated = activation != nullptr && activation->gated;
-  return stream.device().compute_capability >= 80 && (dtype == DType::kBFloat16 || dtype == DType::kFloat16) &&
-         args.x.dtype == dtype && (args.out.dtype == dtype || args.out.dtype == DType::kFloat32) &&
-         args.weight->groups == 1 && args.weight->k % 8 == 0 && (!gated || args.weight->n % 16 == 0) &&
-         aligned(args.x) && aligned(args.out);
-}
-
 bool tiles_activate_faster(int64_t rows, const GpuStream& stream) {
   constexpr int64_t kMostRows = 128;
   if (stream.resources().deterministic) return true;
   return hopper_tiles_fit(stream.device()) && rows <= kMostRows;
-}
-
-void tile_linear(const LinearArgs& args, const ActivationRule* activation, GpuStream& stream) {
-  const int64_t rows = args.x.shape[0];
-  if (rows == 0) return;
-  TileProduct product;
-  product.x = args.x.data;
-  product.x_stride = args.x.strides[0];
-  product.weight = args.weight->data.data();
-  product.n = static_cast<int32_t>(args.weight->n);
-  product.k = static_cast<int32_t>(args.weight->k);
-  product.num_rows = static_cast<int32_t>(rows);
-  product.num_x_rows = rows;
-  if (args.bias) product.bias = args.bias.as<const float>();
-  if (args.residual) {
-    product.residual = args.residual.as<const float>();
-    product.residual_stride = args.residual.strides[0];
-  }
-  if (activation != nullptr) {
-    product.activates = true;
-    product.rule = *activation;
-  }
-  product.out = args.out.data;
-  product.out_stride = args.out.strides[0];
-  product.out_is_float32 = args.out.dtype == DType::kFloat32;
-  multiply_tiles(product, args.weight->dtype, tile_rows_for(rows, product, stream), 1, stream);
 }
 
 size_t tile_scratch_bytes(const Device& device) {

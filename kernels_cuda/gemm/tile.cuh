@@ -1,7 +1,5 @@
 #pragma once
 
-#include <cuda_runtime.h>
-
 #include <cstdint>
 
 #include "backend/ops/activation.h"
@@ -60,6 +58,9 @@ struct TileProduct {
   unsigned* counters = nullptr;
   int32_t max_counters = 0;
 };
+
+/// Whether the device has what multiply_tiles() needs.
+bool tiles_fit(const Device& device);
 
 /// Compute `product` with tiles of `rows_per_tile` rows: 16, 32, 64, 128 or, on
 /// compute capability 9.0, 256. `dtype`: of x and weight, 16 bits.

@@ -696,8 +696,11 @@ void launch_tiles(const TileProduct& product, DType dtype, int cluster, const Gp
     const int column_groups = (count_column_tiles(product) + tiles_at_once - 1) / tiles_at_once;
     clusters = std::min(clusters, (product.num_rows + kRows - 1) / kRows * column_groups);
   }
-  launch_clusters("tiles", kernel_of<T, kRows, kTogether, kChunked>(), dim3(static_cast<unsigned>(clusters * cluster)),
-                  cluster, dim3(S::kThreads), S::kSharedBytes, stream, weight_map(product, dtype), x, product);
+  check(
+      vendor::launch_clusters(kernel_of<T, kRows, kTogether, kChunked>(),
+                              dim3(static_cast<unsigned>(clusters * cluster)), cluster, dim3(S::kThreads),
+                              S::kSharedBytes, stream.handle(), /*early=*/true, weight_map(product, dtype), x, product),
+      "tiles");
 }
 
 /// Blocks that share the sums of a tile: as many as let all `tiles` run at once.

@@ -12,9 +12,9 @@
 #include "kernels_cuda/common/numbers.cuh"
 #include "kernels_cuda/common/reduce.cuh"
 #include "kernels_cuda/gemm/tile.cuh"
-#include "kernels_cuda/gemm/tile_hopper.h"
 #include "kernels_cuda/layouts.h"
 #include "kernels_cuda/moe/plain.cuh"
+#include "kernels_cuda/moe/tiles.h"
 #include "kernels_cuda/ops.h"
 
 namespace quire::gpu {
@@ -109,8 +109,8 @@ __global__ void __launch_bounds__(kOrderThreads) order_kernel(const OrderArgs ar
     int2 sum = make_int2(rows, tiles);  // up to this expert
 #pragma unroll
     for (int offset = 1; offset < 32; offset *= 2) {
-      const int more_rows = __shfl_up_sync(kFullWarp, sum.x, offset);
-      const int more_tiles = __shfl_up_sync(kFullWarp, sum.y, offset);
+      const int more_rows = shuffle_up(sum.x, offset);
+      const int more_tiles = shuffle_up(sum.y, offset);
       if (lane >= offset) {
         sum.x += more_rows;
         sum.y += more_tiles;
@@ -151,16 +151,16 @@ __global__ void __launch_bounds__(kOrderThreads) order_kernel(const OrderArgs ar
   __syncthreads();
   for_pairs([&](int pair, int expert) {
     // Lanes of the same expert take rows in their order.
-    const unsigned same = __match_any_sync(kFullWarp, expert);
+    const unsigned same = lanes_like(expert);
     int row = 0;
     if (expert >= 0) row = own[expert] + __popc(same & ((1u << lane) - 1));
-    __syncwarp();
+    sync_warp();
     if (expert >= 0) {
-      if (lane == __ffs(static_cast<int>(same)) - 1) own[expert] += __popc(same);
+      if (lane == lowest_lane(same)) own[expert] += __popc(same);
       args.scratch.row_of[pair] = row;
       args.scratch.token_of[row] = pair / args.top_k;
     }
-    __syncwarp();
+    sync_warp();
   });
 }
 
@@ -247,14 +247,20 @@ void join(const JoinArgs& args, DType out, int64_t num_tokens, const GpuStream& 
   }
 }
 
-/// Rows that an expert in use has, in the mean, if tokens go anywhere.
-int64_t likely_rows(int64_t num_tokens, int32_t top_k, int64_t num_experts) {
-  const double share = std::min(1.0, static_cast<double>(top_k) / static_cast<double>(num_experts));
-  const double used = 1.0 - std::pow(1.0 - share, static_cast<double>(num_tokens));
-  return static_cast<int64_t>(std::ceil(static_cast<double>(num_tokens) * share / std::max(used, 1e-9)));
+}  // namespace
+
+bool suits_tiles(const MoeArgs& args) {
+  const DType dtype = args.x.dtype;
+  return dtype != DType::kFloat32 && args.up->dtype == dtype && args.down->dtype == dtype && args.up->k % 8 == 0 &&
+         args.down->k % 8 == 0 && aligned(args.x);
 }
 
-}  // namespace
+int64_t likely_rows(const MoeArgs& args) {
+  const auto num_tokens = static_cast<double>(args.x.shape[0]);
+  const double share = std::min(1.0, static_cast<double>(args.top_k) / static_cast<double>(args.up->groups));
+  const double used = 1.0 - std::pow(1.0 - share, num_tokens);
+  return static_cast<int64_t>(std::ceil(num_tokens * share / std::max(used, 1e-9)));
+}
 
 size_t moe_scratch_bytes(const MoeShape& shape) {
   return Scratch(nullptr, shape.num_tokens * shape.top_k, shape.num_experts, shape.ffn_width, shape.width).bytes;
@@ -272,8 +278,6 @@ void moe(const MoeArgs& args, Stream& any_stream) {
   QUIRE_CHECK(num_experts <= kMostCounts, "experts=", num_experts);
   const Scratch scratch(args.scratch, num_rows, num_experts, down.k, width);
   const DType dtype = args.x.dtype;
-  const bool tiled = stream.device().compute_capability >= 80 && dtype != DType::kFloat32 && up.dtype == dtype &&
-                     down.dtype == dtype && up.k % 8 == 0 && down.k % 8 == 0 && aligned(args.x);
   TileProduct first;
   first.x = args.x.data;
   first.x_stride = args.x.strides[0];
@@ -306,27 +310,15 @@ void moe(const MoeArgs& args, Stream& any_stream) {
   second.out_stride = width;
   second.out_is_float32 = true;
 
-  // Hopper's tiles take rows of x that follow each other: for few tokens all of them, whoever they go to; else their
-  // rows are gathered where the outputs will be.
-  constexpr int64_t kFewTokens = 64;
-  const bool hopper = tiled && hopper_tiles_fit(stream.device());
-  const bool gathers = hopper && num_tokens > kFewTokens;
-  int rows_per_tile = kPlainRows;
-  if (tiled) {
-    const int64_t likely = likely_rows(num_tokens, args.top_k, num_experts);
-    rows_per_tile = tile_rows_for(hopper && !gathers ? num_tokens : likely * 5 / 4, first, stream);
-    if (likely < 1024) rows_per_tile = std::min(rows_per_tile, 128);
-    const int64_t tiles = (num_rows + likely - 1) / likely * ((likely + rows_per_tile - 1) / rows_per_tile);
-    first.likely_row_tiles = second.likely_row_tiles = static_cast<int32_t>(tiles);
-  }
-
+  const ExpertTiles tiles = choose_expert_tiles(args, first, stream);
+  first.likely_row_tiles = second.likely_row_tiles = tiles.likely;
   OrderArgs order{
-      args.experts, static_cast<int32_t>(num_rows), static_cast<int32_t>(num_experts), args.top_k, rows_per_tile, 0,
+      args.experts, static_cast<int32_t>(num_rows), static_cast<int32_t>(num_experts), args.top_k, tiles.rows, 0,
       scratch};
   order.num_warps = static_cast<int32_t>(
       std::min({(num_rows + kPairsAtOnce - 1) / kPairsAtOnce, kMostCounts / num_experts, int64_t{kOrderThreads / 32}}));
   launch("order of experts", order_kernel, dim3(1), dim3(kOrderThreads), 0, stream, order);
-  if (gathers) {
+  if (tiles.gathered) {
     launch("rows of experts", gather_kernel, dim3(static_cast<unsigned>(8 * stream.device().num_multiprocessors)),
            dim3(256), 0, stream, args.x.as<const uint4>(), args.x.strides[0] / 8, scratch.token_of, num_rows,
            static_cast<int>(width / 8), reinterpret_cast<uint4*>(scratch.outputs));
@@ -335,9 +327,9 @@ void moe(const MoeArgs& args, Stream& any_stream) {
     first.num_x_rows = num_rows;
     first.x_rows = nullptr;
   }
-  if (tiled) {
-    multiply_tiles(first, dtype, rows_per_tile, args.top_k, stream);
-    multiply_tiles(second, dtype, rows_per_tile, args.top_k, stream);
+  if (tiles.fit) {
+    multiply_tiles(first, dtype, tiles.rows, args.top_k, stream);
+    multiply_tiles(second, dtype, tiles.rows, args.top_k, stream);
   } else {
     multiply_plain(first, dtype, up.dtype, dtype, stream);
     multiply_plain(second, dtype, down.dtype, DType::kFloat32, stream);

@@ -89,8 +89,9 @@ __global__ void __launch_bounds__(kThreads)
         }
       }
     }
+#pragma unroll
     for (int row = 0; row < kRowsPerThread; ++row) {
-      if (first_row + row >= rows.num_rows) break;
+      if (first_row + row >= rows.num_rows) continue;
       const int64_t out_row = rows.row_begin + first_row + row;
       float values[2];
       for (int c = 0; c < 2; ++c) {

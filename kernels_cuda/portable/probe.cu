@@ -9,9 +9,8 @@ __global__ void probe_kernel() {}
 
 }  // namespace
 
-cudaError_t probe_code() {
-  cudaFuncAttributes attributes{};
-  return cudaFuncGetAttributes(&attributes, probe_kernel);
+vendor::Result probe_code() {
+  return vendor::find_code(probe_kernel);
 }
 
 }  // namespace quire::gpu

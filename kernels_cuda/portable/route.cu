@@ -46,17 +46,8 @@ __device__ inline unsigned key_of(float value) {
   return (bits & 0x80000000u) != 0 ? ~bits : bits | 0x80000000u;
 }
 
-__device__ inline unsigned largest_of_warp(unsigned value) {
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
-  return __reduce_max_sync(kFullWarp, value);
-#else
-  for (int offset = 16; offset > 0; offset /= 2) value = max(value, __shfl_xor_sync(kFullWarp, value, offset));
-  return value;
-#endif
-}
-
 __device__ inline int32_t smallest_of_warp(int32_t value) {
-  return static_cast<int32_t>(~largest_of_warp(~static_cast<unsigned>(value)));
+  return static_cast<int32_t>(~warp_largest(~static_cast<unsigned>(value)));
 }
 
 /// The best two of some numbers.
@@ -136,14 +127,14 @@ class TokenRouter {
       keys_[i] = key_of(choice);
       clean = clean && !isnan(choice);
     });
-    return __all_sync(kFullWarp, clean);
+    return all_of_warp(clean);
   }
 
   /// Take the keys from what is not in the best groups.
   __device__ void keep_best_groups() {
-    __syncwarp();
+    sync_warp();
     score_groups();
-    __syncwarp();
+    sync_warp();
     for (int32_t place = 0; place < routing_.top_groups; ++place) {
       unsigned own = 0;
       int32_t own_group = INT_MAX;
@@ -153,11 +144,11 @@ class TokenRouter {
           own_group = group;
         }
       }
-      const unsigned best = largest_of_warp(own);
+      const unsigned best = warp_largest(own);
       const int32_t group = smallest_of_warp(own == best ? own_group : INT_MAX);
       if (group == own_group && group != INT_MAX) group_keys_[group] = 0;
     }
-    __syncwarp();
+    sync_warp();
     const int32_t size = routing_.num_experts / routing_.num_groups;
     for_each([&](int i, int32_t expert) {
       if (group_keys_[expert / size] != 0) keys_[i] = 0;
@@ -180,8 +171,7 @@ class TokenRouter {
         if (expert < size) best.offer(choice_[group * size + expert]);
       }
       for (int32_t offset = sharers / 2; offset > 0; offset /= 2) {
-        const BestTwo other{__shfl_xor_sync(kFullWarp, best.first, offset),
-                            __shfl_xor_sync(kFullWarp, best.second, offset)};
+        const BestTwo other{shuffle_xor(best.first, offset), shuffle_xor(best.second, offset)};
         best.offer(other.first);
         best.offer(other.second);
       }
@@ -201,14 +191,14 @@ class TokenRouter {
           own_expert = expert;
         }
       });
-      const unsigned best = largest_of_warp(own);
+      const unsigned best = warp_largest(own);
       const int32_t expert = smallest_of_warp(own == best ? own_expert : INT_MAX);
       for_each([&](int i, int32_t each) {
         if (each == expert) keys_[i] = 0;
       });
       if (lane_ == 0) chosen_[place] = expert;
     }
-    __syncwarp();
+    sync_warp();
   }
 
   __device__ void weigh(int32_t* experts, float* weights) const {

@@ -56,9 +56,7 @@ struct Kept {
   float least_weight = 0.0f;
   int count = 0;
 
-  __device__ bool has(const RowView& view, TokenKey key, float weight) const {
-    return key >= worst && weight >= least_weight;
-  }
+  __device__ bool has(TokenKey key, float weight) const { return key >= worst && weight >= least_weight; }
 };
 
 /// Numbers of equal bins from `top` downwards; what lies below is in the last one. The same for a logit wherever it is
@@ -73,7 +71,7 @@ struct LogitBins {
 /// Sum over the block, to all; in a fixed order.
 __device__ inline double block_total(double value, ChooseMemory& memory) {
 #pragma unroll
-  for (int offset = 16; offset > 0; offset /= 2) value += __shfl_xor_sync(kFullWarp, value, offset);
+  for (int offset = 16; offset > 0; offset /= 2) value += shuffle_xor(value, offset);
   if (threadIdx.x % 32 == 0) memory.warp_sums[threadIdx.x / 32] = value;
   __syncthreads();
   double total = 0.0;
@@ -89,10 +87,10 @@ __device__ inline double block_sum_before(double value, ChooseMemory& memory) {
   double through = value;
 #pragma unroll
   for (int offset = 1; offset < 32; offset *= 2) {
-    const double below = __shfl_up_sync(kFullWarp, through, offset);
+    const double below = shuffle_up(through, offset);
     if (lane >= offset) through += below;
   }
-  double before = __shfl_up_sync(kFullWarp, through, 1);
+  double before = shuffle_up(through, 1);
   if (lane == 0) before = 0.0;
   if (lane == 31) memory.warp_sums[threadIdx.x / 32] = through;
   __syncthreads();
@@ -105,7 +103,7 @@ __device__ inline double block_sum_before(double value, ChooseMemory& memory) {
 __device__ inline TokenKey block_largest(TokenKey key, ChooseMemory& memory) {
 #pragma unroll
   for (int offset = 16; offset > 0; offset /= 2) {
-    const TokenKey other = __shfl_xor_sync(kFullWarp, key, offset);
+    const TokenKey other = shuffle_xor(key, offset);
     key = other > key ? other : key;
   }
   if (threadIdx.x % 32 == 0) memory.warp_keys[threadIdx.x / 32] = key;
@@ -146,7 +144,7 @@ __device__ inline void sort_keys(ChooseMemory& memory, int count) {
         }
       }
       if (one_warp) {
-        __syncwarp();
+        sync_warp();
       } else {
         __syncthreads();
       }
@@ -164,14 +162,13 @@ __device__ inline void visit_groups(const RowView& view, Wanted wanted, Visit vi
   const int num_groups = group_count(view.vocabulary);
   for (int first = static_cast<int>(threadIdx.x) / 32 * 32; first < num_groups; first += kChooseThreads) {
     const int mine = first + lane;
-    uint32_t pending = __ballot_sync(kFullWarp, mine < num_groups && wanted(view.group_best[mine]));
+    uint32_t pending = ballot(mine < num_groups && wanted(view.group_best[mine]));
     while (pending != 0) {
       int id[kAtOnce];
       float4 x[kAtOnce];
 #pragma unroll
       for (int u = 0; u < kAtOnce; ++u) {
-        id[u] =
-            pending != 0 ? (first + __ffs(static_cast<int>(pending)) - 1) * kSampleGroup + lane * 4 : view.vocabulary;
+        id[u] = pending != 0 ? (first + lowest_lane(pending)) * kSampleGroup + lane * 4 : view.vocabulary;
         pending &= pending - 1;
       }
       if (view.vectors) {
@@ -325,12 +322,10 @@ __device__ inline TokenKey border(const RowView& view, ChooseMemory& memory, con
           }
           const int bin = by_logit ? row_bins.of(x) : static_cast<int>((high - key) >> shift);
           // Many of a kind would queue for their bin.
-          const unsigned lanes = __activemask();
-          int same = 0;
-          __match_all_sync(lanes, bin, &same);
-          if (same == 0) {
+          const uint32_t lanes = active_lanes();
+          if (!all_alike(lanes, bin)) {
             atomicAdd(&memory.bins[bin], 1u);
-          } else if (static_cast<int>(threadIdx.x % 32) == __ffs(static_cast<int>(lanes)) - 1) {
+          } else if (static_cast<int>(threadIdx.x % 32) == lowest_lane(lanes)) {
             atomicAdd(&memory.bins[bin], static_cast<unsigned>(__popc(lanes)));
           }
         });
@@ -443,12 +438,12 @@ __device__ inline double weigh_spans(const RowView& view, ChooseMemory& memory, 
     for (int i = 0; i < kLogitsPerLane; ++i) {
       const int id = span * kSampleSpan + place_in_span(i);
       const float weight = view.weight(x[i]);
-      if (id >= view.vocabulary || !kept.has(view, key_of(image_of(x[i]), static_cast<uint32_t>(id)), weight)) continue;
+      if (id >= view.vocabulary || !kept.has(key_of(image_of(x[i]), static_cast<uint32_t>(id)), weight)) continue;
       mass += weight;
       counted += 1.0;
     }
 #pragma unroll
-    for (int offset = 16; offset > 0; offset /= 2) mass += __shfl_xor_sync(kFullWarp, mass, offset);
+    for (int offset = 16; offset > 0; offset /= 2) mass += shuffle_xor(mass, offset);
     if (threadIdx.x % 32 == 0) memory.masses[span] = mass;
   }
   kept.count = static_cast<int>(block_total(counted, memory));
@@ -494,7 +489,7 @@ __device__ inline int32_t draw_from_spans(const RowView& view, ChooseMemory& mem
   if (id < view.vocabulary) {
     const float x = view.logits[id];
     weight = view.weight(x);
-    if (!kept.has(view, key_of(image_of(x), static_cast<uint32_t>(id)), weight)) weight = 0.0f;
+    if (!kept.has(key_of(image_of(x), static_cast<uint32_t>(id)), weight)) weight = 0.0f;
   }
   const double passed = block_sum_before(weight, memory) + weight;
   if (weight > 0.0f) {
@@ -699,7 +694,7 @@ __device__ inline int report(const RowView& view, ChooseMemory& memory, int32_t 
     bool dropped = false;
     if (id < view.vocabulary) {
       const float x = view.logits[id];
-      dropped = !kept->has(view, key_of(image_of(x), static_cast<uint32_t>(id)), view.weight(x));
+      dropped = !kept->has(key_of(image_of(x), static_cast<uint32_t>(id)), view.weight(x));
     }
     const int mine = place + static_cast<int>(block_sum_before(dropped ? 1.0 : 0.0, memory));
     if (dropped && mine < wanted) {

@@ -46,7 +46,7 @@ __device__ inline void note_span(const float (&x)[kLogitsPerLane], int begin, fl
   }
   best_id = warp_largest(best_id);
   sum = warp_sum(sum);
-  finite = __all_sync(kFullWarp, finite);
+  finite = all_of_warp(finite);
   if (lane == 0) {
     SpanSum noted;
     noted.best = best;
@@ -63,20 +63,30 @@ union EditMemory {
   uint32_t counts[kMeasureChunk];
 };
 
+/// Biases on their way through shared memory, where what has default values may not lie.
+struct BiasTile {
+  int32_t tokens[kMeasureThreads];
+  float biases[kMeasureThreads];
+};
+
 /// Biases, each by the thread that owns its id, since repeated ones are added in their order; then masks.
 __device__ inline void edit_values(float (&x)[kLogitsPerLane], const SampleRow& row, const SampleParams& params,
-                                   uint32_t chunk_begin, float* values, TokenBias* tile) {
+                                   uint32_t chunk_begin, float* values, BiasTile& tile) {
   const uint32_t in_chunk = threadIdx.x / 32 * kSampleSpan;
 #pragma unroll
   for (int i = 0; i < kLogitsPerLane; ++i) values[in_chunk + place_in_span(i)] = x[i];
   for (int first = 0; first < row.num_biases; first += kMeasureThreads) {
     const int size = min(kMeasureThreads, row.num_biases - first);
     __syncthreads();
-    if (static_cast<int>(threadIdx.x) < size) tile[threadIdx.x] = params.biases[row.first_bias + first + threadIdx.x];
+    if (static_cast<int>(threadIdx.x) < size) {
+      const TokenBias own = params.biases[row.first_bias + first + threadIdx.x];
+      tile.tokens[threadIdx.x] = own.token;
+      tile.biases[threadIdx.x] = own.bias;
+    }
     __syncthreads();
     for (int i = 0; i < size; ++i) {
-      const uint32_t place = static_cast<uint32_t>(tile[i].token) - chunk_begin;
-      if (place < kMeasureChunk && place % kMeasureThreads == threadIdx.x) values[place] += tile[i].bias;
+      const uint32_t place = static_cast<uint32_t>(tile.tokens[i]) - chunk_begin;
+      if (place < kMeasureChunk && place % kMeasureThreads == threadIdx.x) values[place] += tile.biases[i];
     }
   }
   __syncthreads();
@@ -134,7 +144,7 @@ __device__ inline void store_span(const float (&x)[kLogitsPerLane], float* row, 
 
 __global__ void __launch_bounds__(kMeasureThreads) measure_rows(SampleParams params) {
   __shared__ EditMemory memory;
-  __shared__ TokenBias bias_tile[kMeasureThreads];
+  __shared__ BiasTile bias_tile;
   wait_for_previous();
   let_next_start();
   const int row_index = blockIdx.y;

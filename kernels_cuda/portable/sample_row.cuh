@@ -112,16 +112,6 @@ __device__ inline float logit_of(TokenKey key) {
   return from_image(static_cast<uint32_t>(key >> 32));
 }
 
-__device__ inline uint32_t warp_largest(uint32_t value) {
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
-  return __reduce_max_sync(kFullWarp, value);
-#else
-#pragma unroll
-  for (int offset = 16; offset > 0; offset /= 2) value = max(value, __shfl_xor_sync(kFullWarp, value, offset));
-  return value;
-#endif
-}
-
 /// A lane's logit i of a span lies here.
 __device__ inline int place_in_span(int i) {
   return i / 4 * kSampleGroup + static_cast<int>(threadIdx.x % 32) * 4 + i % 4;

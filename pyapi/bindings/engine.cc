@@ -78,6 +78,13 @@ void bind_descriptions(nb::module_& module) {
       .def_ro("backend", &ModelDescription::backend)
       .def_ro("num_threads", &ModelDescription::num_threads);
 
+  nb::class_<DeviceKind>(module, "DeviceKind", "A kind of device, and what is to be had of it here.")
+      .def_ro("name", &DeviceKind::name)
+      .def_ro("num_devices", &DeviceKind::num_devices)
+      .def_ro("why_none", &DeviceKind::why_none)
+      .def_ro("targets", &DeviceKind::targets)
+      .def_ro("standing", &DeviceKind::standing);
+
   nb::class_<EngineStats>(module, "EngineStats", "Counters of a running engine.")
       .def_ro("num_running", &EngineStats::num_running)
       .def_ro("num_waiting", &EngineStats::num_waiting)
@@ -156,6 +163,7 @@ void bind_engine(nb::module_& module) {
       .def_static("create", &Engine::create, nb::arg("config"), nb::arg("progress") = nb::none(), ReleaseGil())
       .def_static("describe", &Engine::describe, nb::arg("config"), ReleaseGil())
       .def_static("families", &Engine::families)
+      .def_static("devices", &Engine::devices, ReleaseGil())
       .def_static("now", &Engine::now)
       .def("submit", &submit, nb::arg("prompt_token_ids"), nb::arg("sampling"), nb::arg("output_kind"),
            nb::arg("queue"), ReleaseGil())

@@ -473,6 +473,24 @@ class ModelDescription:
     @property
     def num_threads(self) -> int: ...
 
+class DeviceKind:
+    """A kind of device, and what is to be had of it here."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def num_devices(self) -> int: ...
+
+    @property
+    def why_none(self) -> str: ...
+
+    @property
+    def targets(self) -> str: ...
+
+    @property
+    def standing(self) -> str: ...
+
 class EngineStats:
     """Counters of a running engine."""
 
@@ -572,6 +590,9 @@ class Engine:
 
     @staticmethod
     def families() -> list[tuple[str, list[str]]]: ...
+
+    @staticmethod
+    def devices() -> list[DeviceKind]: ...
 
     @staticmethod
     def now() -> float: ...

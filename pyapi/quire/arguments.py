@@ -51,11 +51,11 @@ def _block_size(name: str, value: Any) -> int:
 def _device(name: str, value: Any) -> str:
     # A torch.device is understood by its text.
     text = str(value)
-    if re.fullmatch(r"cuda:\d{1,4}", text):
+    if re.fullmatch(r"(cuda|hip):\d{1,4}", text):
         return text
-    devices = ("auto", "cpu", "cpu:portable", "cpu:avx2", "cpu:avx512", "cuda", "neuron")
+    devices = ("auto", "cpu", "cpu:portable", "cpu:avx2", "cpu:avx512", "cuda", "hip", "neuron")
     if text not in devices:
-        raise ValueError(f"{name} must be one of {', '.join(map(repr, devices))}, 'cuda:N', got {value!r}.")
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, devices))}, 'cuda:N', 'hip:N', got {value!r}.")
     return text
 
 
@@ -221,7 +221,7 @@ class EngineArgs:
     )
     device: str = described(
         "auto",
-        Kind(_device, str, "{auto,cpu,cpu:portable,cpu:avx2,cpu:avx512,cuda,cuda:N}"),
+        Kind(_device, str, "{auto,cpu,cpu:portable,cpu:avx2,cpu:avx512,cuda,cuda:N,hip,hip:N}"),
         "what computes; auto: a GPU if there is one",
     )
     image_input_type: str | None = _not_offered(None, optional(TEXT), "use text prompts")

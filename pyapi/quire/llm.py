@@ -45,9 +45,9 @@ class LLM:
         gpu_memory_utilization: share of a GPU's memory that may be in use, other programs included; what weights leave
             of it becomes the KV cache.
         enforce_eager: record no graphs of steps on a GPU.
-        **kwargs: any other field of EngineArgs: device ("auto", "cpu", "cuda", "cuda:1"), max_model_len (a number, or
-            "auto": as long as the KV cache allows), max_num_seqs, enable_prefix_caching, deterministic, num_threads,
-            kv_cache_memory_bytes, skip_tokenizer_init ... and generation_config, which says whose
+        **kwargs: any other field of EngineArgs: device ("auto", "cpu", "cuda", "cuda:1", "hip"), max_model_len (a
+            number, or "auto": as long as the KV cache allows), max_num_seqs, enable_prefix_caching, deterministic,
+            num_threads, kv_cache_memory_bytes, skip_tokenizer_init ... and generation_config, which says whose
             generation_config.json calls without sampling parameters follow: "auto" (the model's), "vllm" (nobody's:
             SamplingParams()), or a folder. End-of-text tokens are always the model's.
 

@@ -265,7 +265,7 @@ def test_info_shows_the_model_without_loading_it(run_quire: Run, tiny_llama: Pat
     for part in ("LlamaForCausalLM", "2 layers", "width 32", "4 heads", "256 tokens", "KV cache", device):
         assert part in result.stdout
     assert ("threads" in result.stdout) == (device == "cpu")
-    assert ("swap space" in result.stdout) == (device == "cuda")
+    assert ("swap space" in result.stdout) == (device != "cpu")
     facts = json.loads(run_quire("info", str(tiny_llama), "--json").stdout)
     assert facts["architecture"] == "LlamaForCausalLM"
     num_parameters = sum(tensor.size for tensor in load_file(tiny_llama / "model.safetensors").values())
@@ -273,7 +273,7 @@ def test_info_shows_the_model_without_loading_it(run_quire: Run, tiny_llama: Pat
     assert facts["weight_bytes"] == 4 * num_parameters
     assert facts["max_model_len"] == 256
     assert 0 < facts["available_bytes"] <= facts["total_bytes"]
-    assert (facts["swap_space_bytes"] > 0) == (facts["num_swap_blocks"] > 0) == (device == "cuda")
+    assert (facts["swap_space_bytes"] > 0) == (facts["num_swap_blocks"] > 0) == (device != "cpu")
     assert facts["kv_bytes_per_token"] >= 2 * 2 * 16 * 4  # more where the backend fills small heads up to whole vectors
 
 
@@ -283,6 +283,17 @@ def test_info_reads_no_weights(run_quire: Run, tmp_path: Path) -> None:
     data = weights.read_bytes()
     weights.write_bytes(data[: len(data) - 1000] + b"\xff" * 1000)
     assert run_quire("info", str(folder)).returncode == 0
+
+
+def test_info_lists_the_devices_and_how_far_each_is_to_be_trusted(run_quire: Run, device: str) -> None:
+    rows = json.loads(run_quire("info", "--devices", "--json").stdout)
+    assert [row["name"] for row in rows] == ["cpu", "cuda", "hip"]
+    for row in rows:
+        assert row["standing"]
+        assert (row["num_devices"] > 0) == (row["why_none"] == "")
+    assert next(row for row in rows if row["name"] == device)["num_devices"] > 0
+    listed = run_quire("info", "--devices").stdout
+    assert listed.startswith("cpu   1 here\n") and "not measured" in listed
 
 
 def test_info_lists_the_families(run_quire: Run) -> None:

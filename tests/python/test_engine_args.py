@@ -107,6 +107,8 @@ INVALID: list[tuple[str, Any]] = [
     ("device", "cuda:"),
     ("device", "cuda:-1"),
     ("device", "cuda:one"),
+    ("device", "hip:"),
+    ("device", "rocm"),
     ("deterministic", "yes"),
     ("scheduler_delay_factor", -0.5),
     ("num_threads", -1),
@@ -175,7 +177,7 @@ def test_what_concerns_gpus_is_known_to_have_no_effect_on_the_cpu(name: str, val
     assert EngineArgs(**{name: value}).without_effect(on_gpu=True) == []
 
 
-@pytest.mark.parametrize("device", ["auto", "cpu", "cpu:avx2", "cuda", "cuda:0", "cuda:13"])
+@pytest.mark.parametrize("device", ["auto", "cpu", "cpu:avx2", "cuda", "cuda:0", "cuda:13", "hip", "hip:1"])
 def test_devices_reach_the_engine_as_they_are(device: str) -> None:
     assert EngineArgs(device=device).core_config().device == device
 

@@ -23,8 +23,8 @@ struct EngineConfig {
   std::string load_format = "auto";
   /// Read the vocabulary from the tokenizer's folder, so that outputs carry text and stop strings work.
   bool with_vocabulary = true;
-  /// "auto": a GPU if there is one, else the CPU. "cuda" or "cuda:1": that GPU. "cpu"; "cpu:portable", "cpu:avx2" and
-  /// "cpu:avx512" force one instruction set.
+  /// "auto": a GPU if there is one, else the CPU. "cuda" or "cuda:1": that one of NVIDIA's, "hip" or "hip:1": of AMD's.
+  /// "cpu"; "cpu:portable", "cpu:avx2" and "cpu:avx512" force one instruction set.
   std::string device = "auto";
   /// Type of weights and KV cache, and on a GPU of what passes between its operations: "auto" (as stored), "float32",
   /// "bfloat16" ("bf16"), "float16" ("half"). Arithmetic on the CPU is float32 always; "float32" keeps 16-bit weights

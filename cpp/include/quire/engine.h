@@ -60,6 +60,15 @@ struct ModelDescription {
   int32_t num_threads = 0;
 };
 
+/// A kind of device that quire knows, and what is to be had of it here: what `quire info --devices` prints.
+struct DeviceKind {
+  std::string name;         ///< as in EngineConfig::device: "cpu", "cuda", "hip"
+  int32_t num_devices = 0;  ///< that can be used
+  std::string why_none;     ///< what is missing, and what to do
+  std::string targets;      ///< the chips that this build's code is for; empty if it has none
+  std::string standing;     ///< on which of them it has been run, and measured
+};
+
 /// Counters of a running engine. Consistent with each other: taken between two steps.
 struct EngineStats {
   // Sequences, of which a request has as many as it asks for once its prompt is computed.
@@ -96,6 +105,9 @@ class Engine {
 
   /// The rows of the family table: a family's name, and the architecture names in config.json that it serves.
   static std::vector<std::pair<std::string, std::vector<std::string>>> families();
+
+  /// All kinds of devices. Asks the drivers.
+  static std::vector<DeviceKind> devices();
 
   virtual ~Engine() = default;
 

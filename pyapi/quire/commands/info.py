@@ -4,6 +4,7 @@
   quire info org/name                   a model of the hub, whose weights are not fetched
   quire info ./model --device cuda:1    the plan for another device
   quire info --families                 what can be loaded
+  quire info --devices                  what can compute here, and what has been run and measured where
 
 The engine flags are those of the other commands, and change the plan as they change the engine.
 """
@@ -33,6 +34,9 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--families", action="store_true", help="list the families that can be loaded, with their names in config.json"
     )
+    parser.add_argument(
+        "--devices", action="store_true", help="list the kinds of devices, and what of each has been run and measured"
+    )
     parser.add_argument("--json", action="store_true", help="print JSON")
     add_engine_flags(parser, exclude=ENGINE_FLAGS_LEFT_OUT, keep_defaults=False)
 
@@ -42,6 +46,9 @@ def run(options: argparse.Namespace) -> int:
     console.prepare_output()
     if options.families:
         _print_families(options.json)
+        return 0
+    if options.devices:
+        _print_devices(options.json)
         return 0
     if options.folder is not None:
         if hasattr(options, "model"):
@@ -65,6 +72,20 @@ def _print_families(as_json: bool) -> None:
     rows = dict(_core.Engine.families())
     lines = (f"{family:<15}{', '.join(architectures)}\n" for family, architectures in rows.items())
     console.write(json.dumps(rows, indent=2) + "\n" if as_json else "".join(lines))
+
+
+def _print_devices(as_json: bool) -> None:
+    from quire import _core
+
+    fields = ("name", "num_devices", "why_none", "targets", "standing")
+    rows = [{field: getattr(kind, field) for field in fields} for kind in _core.Engine.devices()]
+    if as_json:
+        console.write(json.dumps(rows, indent=2) + "\n")
+        return
+    for row in rows:
+        here = f"{row['num_devices']} here" if row["num_devices"] else f"none here: {row['why_none']}"
+        code = f"code for {row['targets']}; " if row["targets"] else ""
+        console.write(f"{row['name']:<6}{here}\n      {code}{row['standing']}\n")
 
 
 def _facts(folder: str, description: _core.ModelDescription) -> dict[str, Any]:

@@ -18,7 +18,7 @@
 /// writes at the same address: what an op has written is looked at without a copy, once the stream has been waited for.
 namespace quire::test {
 
-/// The first GPU of this machine: QUIRE_TEST_DEVICE ("cuda") or nothing. Kept for the whole run.
+/// The first GPU of this machine: QUIRE_TEST_DEVICE ("cuda", "hip") or nothing. Kept for the whole run.
 inline Backend* accelerator(bool deterministic = false) {
   static const auto open = [](bool fixed) -> std::unique_ptr<Backend> {
     const char* const name = std::getenv("QUIRE_TEST_DEVICE");
@@ -28,6 +28,12 @@ inline Backend* accelerator(bool deterministic = false) {
   if (!deterministic) return fast.get();
   static const std::unique_ptr<Backend> fixed = open(true);
   return fixed.get();
+}
+
+/// "cuda", "hip": what its devices are called.
+inline std::string accelerator_kind() {
+  const std::string name = accelerator()->name();
+  return name.substr(0, name.find(':'));
 }
 
 #define QUIRE_NEED_ACCELERATOR() \

@@ -14,6 +14,7 @@ namespace quire {
 namespace {
 
 using test::accelerator;
+using test::accelerator_kind;
 using test::Shared;
 
 /// The kind and message of what `work` throws.
@@ -59,29 +60,32 @@ struct Counter {
 
 TEST(AcceleratorBackendTest, a_machine_without_a_gpu_is_told_what_to_do) {
   if (accelerator() != nullptr) GTEST_SKIP() << "there is a GPU";
-  try {
-    create_backend("cuda", {});
-  } catch (const Error& error) {
-    EXPECT_EQ(error.kind(), ErrorKind::kUnsupported) << error.what();
-    const std::string message = error.what();
-    EXPECT_TRUE(message.find("device=\"cpu\"") != std::string::npos || message.find("visible") != std::string::npos)
-        << message;
+  for (const char* const device : {"cuda", "hip"}) {
+    try {
+      create_backend(device, {});
+    } catch (const Error& error) {
+      EXPECT_EQ(error.kind(), ErrorKind::kUnsupported) << error.what();
+      const std::string message = error.what();
+      EXPECT_TRUE(message.find("device=\"cpu\"") != std::string::npos || message.find("visible") != std::string::npos)
+          << message;
+    }
   }
 }
 
 TEST(AcceleratorBackendTest, its_name_holds_ordinal_model_and_architecture) {
   QUIRE_NEED_ACCELERATOR();
   const std::string name = accelerator()->name();
-  EXPECT_EQ(name.find("cuda:0 ("), 0U) << name;
-  EXPECT_NE(name.find(", sm_"), std::string::npos) << name;
+  EXPECT_TRUE(name.starts_with("cuda:0 (") || name.starts_with("hip:0 (")) << name;
+  EXPECT_TRUE(name.find(", sm_") != std::string::npos || name.find(", gfx") != std::string::npos) << name;
   EXPECT_TRUE(accelerator()->runs_behind());
   EXPECT_TRUE(accelerator()->records_graphs());
 }
 
 TEST(AcceleratorBackendTest, a_gpu_that_is_not_there_is_refused) {
   QUIRE_NEED_ACCELERATOR();
-  const std::string message = error_of(ErrorKind::kInvalidArgument, [] { create_backend("cuda:99", {}); });
-  EXPECT_NE(message.find("cuda:99"), std::string::npos) << message;
+  const std::string message =
+      error_of(ErrorKind::kInvalidArgument, [] { create_backend(accelerator_kind() + ":99", {}); });
+  EXPECT_NE(message.find(accelerator_kind() + ":99"), std::string::npos) << message;
 }
 
 TEST(AcceleratorBackendTest, copies_of_any_size_arrive_and_their_source_is_free_at_once) {
@@ -267,7 +271,7 @@ TEST(AcceleratorBackendTest, a_second_backend_of_the_same_device_comes_and_goes)
   QUIRE_NEED_ACCELERATOR();
   const int64_t before = accelerator()->available_memory();
   for (int round = 0; round < 3; ++round) {
-    const auto other = create_backend("cuda:0", {});
+    const auto other = create_backend(accelerator_kind() + ":0", {});
     const auto stream = other->create_stream();
     const Buffer memory = other->allocate(1000, MemoryKind::kWeights);
     std::vector<float> values(250, 2.0f);

@@ -12,6 +12,7 @@
 #include "backend/cpu/cpu_features.h"
 #include "backend/cpu/stream.h"
 #include "backend/registry.h"
+#include "core/temporary_folder.h"
 #include "quire/error.h"
 
 namespace quire {
@@ -22,11 +23,11 @@ TEST(BackendTest, cpu_is_the_best_instruction_set_of_the_machine) {
   EXPECT_EQ(create_backend("cpu", {.num_threads = 1})->name(), expected);
 }
 
-/// While it lives there are no GPU backends.
+/// While it lives there are no GPU backends but those in a folder.
 struct CpuOnly {
-  CpuOnly() {
+  explicit CpuOnly(const std::string& folder = "/nowhere") {
     if (const char* const path = std::getenv(kVariable)) before = path;
-    setenv(kVariable, "/nowhere", 1);
+    setenv(kVariable, folder.c_str(), 1);
   }
   ~CpuOnly() { before ? setenv(kVariable, before->c_str(), 1) : unsetenv(kVariable); }
 
@@ -41,16 +42,35 @@ TEST(BackendTest, auto_is_the_cpu_where_there_is_no_gpu_backend) {
 
 TEST(BackendTest, a_gpu_that_the_build_knows_nothing_of_is_refused_with_what_to_do) {
   const CpuOnly here;
-  for (const std::string device : {"cuda", "cuda:0", "cuda:7"}) {
+  for (const std::string device : {"cuda", "cuda:0", "cuda:7", "hip", "hip:0", "hip:7"}) {
     try {
       create_backend(device, {});
       FAIL() << device;
     } catch (const Error& error) {
       EXPECT_EQ(error.kind(), ErrorKind::kUnsupported);
-      EXPECT_NE(std::string(error.what()).find("QUIRE_CUDA"), std::string::npos) << error.what();
+      const std::string option = device.starts_with("cuda") ? "QUIRE_CUDA" : "QUIRE_HIP";
+      EXPECT_NE(std::string(error.what()).find(option), std::string::npos) << error.what();
       EXPECT_NE(std::string(error.what()).find("device=\"cpu\""), std::string::npos) << error.what();
     }
   }
+}
+
+TEST(BackendTest, a_gpu_backend_that_is_there_but_cannot_be_loaded_is_not_called_absent) {
+  const TemporaryFolder folder;
+  folder.write("libquire_hip.so", "this is no library");
+  const CpuOnly here(folder.path());
+  try {
+    create_backend("hip", {});
+    FAIL();
+  } catch (const Error& error) {
+    EXPECT_EQ(error.kind(), ErrorKind::kUnsupported);
+    const std::string message = error.what();
+    for (const char* const part : {"hip", "cannot open", "libquire_hip.so", "ROCm", "device=\"cpu\""}) {
+      EXPECT_NE(message.find(part), std::string::npos) << message;
+    }
+    EXPECT_EQ(message.find('\n'), std::string::npos) << message;
+  }
+  EXPECT_EQ(create_backend("auto", {.num_threads = 1})->name(), create_backend("cpu", {.num_threads = 1})->name());
 }
 
 TEST(BackendTest, an_instruction_set_can_be_forced_or_is_refused) {
@@ -71,8 +91,8 @@ TEST(BackendTest, an_instruction_set_can_be_forced_or_is_refused) {
 }
 
 TEST(BackendTest, an_unknown_device_is_refused_with_the_known_ones) {
-  for (const std::string device :
-       {"", "cpu:", "cpu:avx", "CPU", "cpu:avx2 ", "cuda:", "cuda:-1", "cuda:x", "cuda:0 ", "cuda0"}) {
+  for (const std::string device : {"", "cpu:", "cpu:avx", "CPU", "cpu:avx2 ", "cuda:", "cuda:-1", "cuda:x", "cuda:0 ",
+                                   "cuda0", "hip:", "hip:-1", "hipp", "HIP:0"}) {
     try {
       create_backend(device, {.num_threads = 1});
       FAIL() << device;

@@ -69,8 +69,8 @@ struct OpMachine {
   bool is_cpu;
 };
 
-/// Every instruction set that this machine has, the portable code included, and QUIRE_TEST_DEVICE ("cuda") if it is
-/// set.
+/// Every instruction set that this machine has, the portable code included, and QUIRE_TEST_DEVICE ("cuda" or "hip") if
+/// it is set.
 inline std::vector<std::string> devices_here() {
   std::vector<std::string> devices;
   for (const cpu::Isa isa : {cpu::Isa::kPortable, cpu::Isa::kAvx2, cpu::Isa::kAvx512}) {

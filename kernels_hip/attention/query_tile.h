@@ -1,0 +1,53 @@
+// Which queries a block computes.
+#pragma once
+
+#include "kernels_cuda/attention/problem.h"
+
+namespace quire::gpu {
+
+/// The rows of a block, and their sequence.
+struct QueryTile {
+  int row;    ///< the first; -1: there is no such tile
+  int token;  ///< the sequence's first in the batch
+  int queries;
+  int context;
+  int table;  ///< where its blocks begin
+};
+
+/// By all kThreads threads of a block, with barriers: the `wanted`-th tile of all sequences; of a sequence the last
+/// tile, which sees most keys, comes first.
+template <int kThreads>
+__device__ QueryTile find_tile(const AttentionProblem& problem, int rows, bool single_queries_too, int wanted) {
+  __shared__ int counts[kThreads];
+  __shared__ QueryTile found;
+  const int thread = static_cast<int>(threadIdx.x);
+  if (thread == 0) found.row = -1;
+  int before = 0;
+  for (int base = 0; base < problem.num_sequences && before <= wanted; base += kThreads) {
+    const int s = base + thread;
+    QueryTile own{};
+    if (s < problem.num_sequences) {
+      own = {0, problem.query_start[s], problem.query_start[s + 1], problem.context_lens[s], problem.block_starts[s]};
+      own.queries -= own.token;
+    }
+    const bool wants = own.context > 0 && (own.queries > 1 || single_queries_too);
+    const int tiles = wants ? (own.queries * problem.group + rows - 1) / rows : 0;
+    __syncthreads();
+    counts[thread] = tiles;
+    __syncthreads();
+    int place = wanted - before;
+    const int sequences = min(kThreads, problem.num_sequences - base);
+    for (int i = 0; i < sequences; ++i) {
+      if (i < thread) place -= counts[i];
+      before += counts[i];
+    }
+    if (place >= 0 && place < tiles) {
+      own.row = (tiles - 1 - place) * rows;
+      found = own;
+    }
+  }
+  __syncthreads();
+  return found;
+}
+
+}  // namespace quire::gpu
