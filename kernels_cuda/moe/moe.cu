@@ -311,7 +311,7 @@ void moe(const MoeArgs& args, Stream& any_stream) {
   second.out_is_float32 = true;
 
   const ExpertTiles tiles = choose_expert_tiles(args, first, stream);
-  first.likely_row_tiles = second.likely_row_tiles = tiles.likely;
+  first.likely_row_tiles = second.likely_row_tiles = tiles.likely_row_tiles;
   OrderArgs order{
       args.experts, static_cast<int32_t>(num_rows), static_cast<int32_t>(num_experts), args.top_k, tiles.rows, 0,
       scratch};

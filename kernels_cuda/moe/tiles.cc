@@ -21,7 +21,7 @@ ExpertTiles choose_expert_tiles(const MoeArgs& args, const TileProduct& up, cons
   tiles.rows = tile_rows_for(hopper && !tiles.gathered ? num_tokens : likely * 5 / 4, up, stream);
   if (likely < 1024) tiles.rows = std::min(tiles.rows, 128);
   const int64_t used_experts = (num_tokens * args.top_k + likely - 1) / likely;
-  tiles.likely = static_cast<int32_t>(used_experts * ((likely + tiles.rows - 1) / tiles.rows));
+  tiles.likely_row_tiles = static_cast<int32_t>(used_experts * ((likely + tiles.rows - 1) / tiles.rows));
   return tiles;
 }
 

@@ -10,8 +10,8 @@ namespace quire::gpu {
 struct ExpertTiles {
   bool fit = false;  ///< by multiply_tiles(); else by multiply_plain()
   int rows = kPlainRows;
-  int32_t likely = 0;     ///< how many row tiles there will be, or so
-  bool gathered = false;  ///< the rows of x are to be copied behind each other first
+  int32_t likely_row_tiles = 0;  ///< how many there will be, or so
+  bool gathered = false;         ///< the rows of x are to be copied behind each other first
 };
 
 /// Whether types and places are such as tiles can take.
