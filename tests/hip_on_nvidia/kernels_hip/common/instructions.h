@@ -41,7 +41,8 @@ __device__ inline void write_shared(Value* to, const Value& value) {
 template <int kLanes>
 __device__ inline void sync_wave() {
   if constexpr (kLanes == 64) {
-    // Barrier 0 is __syncthreads().
+    // The instruction wants the warp together. Barrier 0 is __syncthreads().
+    __syncwarp();
     asm volatile("bar.sync %0, 64;" ::"r"(1 + wave_of_block<kLanes>()) : "memory");
   } else {
     __syncwarp();
