@@ -444,9 +444,9 @@ void multiply_tiles(TileProduct product, DType dtype, int rows_per_tile, int32_t
 }
 
 bool tiles_activate_faster(int64_t rows, const GpuStream& stream) {
-  constexpr int64_t kMostRows = 128;
-  if (stream.resources().deterministic) return true;
-  return hopper_tiles_fit(stream.device()) && rows <= kMostRows;
+  // Beyond, finishing a tile's gates takes longer than another kernel does. A deterministic stream may not tell rows.
+  constexpr int64_t kMostRows = 32;
+  return hopper_tiles_fit(stream.device()) && !stream.resources().deterministic && rows <= kMostRows;
 }
 
 size_t tile_scratch_bytes(const Device& device) {
