@@ -30,10 +30,10 @@ struct GpuBackend {
 constexpr std::array<GpuBackend, 2> kGpuBackends = {
     {{"cuda", "libquire_cuda.so", "build quire where nvcc is on the PATH (CMake option QUIRE_CUDA)",
       "it needs a C++ runtime as new as the compiler that built it",
-      "run and measured on compute capability 9.0 (H100); the others are compiled only"},
+      "run and measured on compute capability 9.0 (H100, H200); the others are compiled only"},
      {"hip", "libquire_hip.so", "build quire with QUIRE_HIP=1 where hipcc is on the PATH",
       "it needs ROCm's runtime (Debian: libamdhip64-5, ROCm's own packages: hip-runtime-amd)",
-      "compiled only: not run, and not measured, on any of AMD's GPUs"}}};
+      "compiled for AMD's GPUs, not run nor measured on any; the same sources pass all tests on an NVIDIA GPU"}}};
 
 /// The folder that this library, or the program or Python module it is part of, lies in.
 std::string own_folder() {
