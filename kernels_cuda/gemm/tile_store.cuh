@@ -1,0 +1,215 @@
+// How the results of a tile of tile_hopper.cu leave: bias, activation or residual, then memory.
+//
+// A thread has sums of rows of x by single columns of the result, as warpgroup instructions leave them (warpgroup.cuh).
+// They go through shared memory, some rows at a time, and from there to memory in whole lines: parts of a line make the
+// second-level cache fetch the rest, which takes longer than the product.
+#pragma once
+
+#include <cstddef>
+
+#include "kernels_cuda/common/mma.cuh"
+#include "kernels_cuda/gemm/activate.cuh"
+#include "kernels_cuda/gemm/tile_schedule.cuh"
+#include "kernels_cuda/gemm/warpgroup.cuh"
+
+namespace quire::gpu {
+
+constexpr int kProductThreads = 256;
+constexpr int kProductWarps = kProductThreads / 32;
+
+/// Bytes from row to row of results on their way out, 16-bit and float32: no two rows that are written or read at once
+/// begin in the same bank.
+constexpr int kStagedStride = 64 * 2 + 16;
+constexpr int kStagedFloatStride = 64 * 4 + 16;
+
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
+
+/// Of the threads that multiply.
+__device__ inline void product_barrier() {
+  asm volatile("bar.sync 1, %0;" ::"n"(kProductThreads) : "memory");
+}
+
+/// Of the warpgroup.
+__device__ inline void warpgroup_barrier() {
+  asm volatile("bar.sync %0, 128;" ::"r"(2 + threadIdx.x / 128) : "memory");
+}
+
+/// Sums of kRows rows, of one thread.
+template <int kRows>
+struct Sums {
+  float of[kRows / 2];
+
+  __device__ void clear() {
+#pragma unroll
+    for (float& sum : of) sum = 0.0f;
+  }
+
+  __device__ void add(const Sums& other) {
+#pragma unroll
+    for (int i = 0; i < kRows / 2; ++i) of[i] += other.of[i];
+  }
+};
+
+/// Which columns of the result a thread's warpgroup has, and where they wait to be written.
+struct Columns {
+  int count;          // of a warpgroup
+  int first;          // of the warpgroup
+  int first_of_warp;  // counted from there
+  std::byte* staged;
+};
+
+/// `staging`: shared memory, so many bytes for each warpgroup.
+__device__ inline Columns own_columns(const TileProduct& product, const Place& place, std::byte* staging, int bytes) {
+  const int warp = static_cast<int>(threadIdx.x) / 32;
+  const int count = result_columns(product) / 2;
+  return {count, place.column_tile * result_columns(product) + warp / 4 * count, warp % 4 * count / 4,
+          staging + warp / 4 * bytes};
+}
+
+/// What sums become: bias and activation. Gated, results take the place of the gate's sums.
+template <int kCount>
+__device__ void finish_sums(const TileProduct& product, const Place& place, const Columns& columns,
+                            Sums<kCount>& sums) {
+  if (product.bias == nullptr && !product.activates) return;
+  const bool gated = product.activates && product.rule.gated;
+  const int width = result_width(product);
+  const float* const bias = product.bias == nullptr ? nullptr : product.bias + int64_t{place.matrix} * product.n;
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    if (gated && half == 1) break;
+    const int column = columns.first + columns.first_of_warp + half * 8 + static_cast<int>(threadIdx.x) % 32 / 4;
+    float column_bias = 0.0f, other_bias = 0.0f;
+    if (bias != nullptr && column < width) {
+      column_bias = bias[column];
+      if (gated) other_bias = bias[width + column];
+    }
+#pragma unroll
+    for (int j = 0; j < kCount / 8; ++j) {
+#pragma unroll
+      for (int i = 0; i < 2; ++i) {
+        float& value = sums.of[j * 4 + half * 2 + i];
+        value += column_bias;
+        if (product.activates) value = activate_roughly(product.rule, value, sums.of[j * 4 + 2 + i] + other_bias);
+      }
+    }
+  }
+}
+
+/// Put results into shared memory, a row behind the other.
+template <typename T, int kCount>
+__device__ void stage_rows(const Sums<kCount>& sums, const Columns& columns, bool gated, bool as_float) {
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+#pragma unroll
+  for (int j = 0; j < kCount / 8; j += 2) {
+    const float* const values = &sums.of[j * 4];
+    if (as_float) {
+      float* const to = reinterpret_cast<float*>(columns.staged) + columns.first_of_warp + lane / 4;
+#pragma unroll
+      for (int i = 0; i < 8; ++i) {
+        const int half = i / 2 % 2;
+        const int row = (j + i / 4) * 8 + lane % 4 * 2 + i % 2;
+        if (!gated || half == 0) to[row * (kStagedFloatStride / 4) + half * 8] = values[i];
+      }
+      continue;
+    }
+    const uint32_t row =
+        shared_address(columns.staged) + (j * 8 + lane % 8) * kStagedStride + columns.first_of_warp * 2;
+    if (gated) {
+      store_matrices_transposed({pack_pair<T>(values[0], values[1]), pack_pair<T>(values[4], values[5])},
+                                row + lane / 8 % 2 * 8 * kStagedStride);
+    } else {
+      store_matrices_transposed({pack_pair<T>(values[0], values[1]), pack_pair<T>(values[2], values[3]),
+                                 pack_pair<T>(values[4], values[5]), pack_pair<T>(values[6], values[7])},
+                                row + lane / 16 * 8 * kStagedStride + lane / 8 % 2 * 16);
+    }
+  }
+}
+
+/// Write a piece of 16 bytes of 16-bit results.
+__device__ inline void write_piece(const TileProduct& product, int64_t row, int column, int width, uint4 piece) {
+  uint16_t* const out = static_cast<uint16_t*>(product.out) + row * product.out_stride + column;
+  if (column + 8 <= width) {
+    *reinterpret_cast<uint4*>(out) = piece;
+    return;
+  }
+  const uint32_t pairs[4] = {piece.x, piece.y, piece.z, piece.w};
+#pragma unroll
+  for (int i = 0; i < 8; ++i) {
+    if (column + i < width) out[i] = static_cast<uint16_t>(pairs[i / 2] >> (i % 2 * 16));
+  }
+}
+
+/// Four results in float32, with what is added to them.
+template <typename T>
+__device__ void write_floats(const TileProduct& product, int64_t row, int column, int width, float4 piece) {
+  float values[4] = {piece.x, piece.y, piece.z, piece.w};
+  const bool whole = column + 4 <= width && product.out_is_float32 && product.residual_stride % 4 == 0;
+  const float* const residual =
+      product.residual == nullptr ? nullptr : product.residual + row * product.residual_stride + column;
+  const int64_t at = row * product.out_stride + column;
+  if (whole && reinterpret_cast<uintptr_t>(product.residual) % 16 == 0) {
+    if (residual != nullptr) {
+      const float4 more = *reinterpret_cast<const float4*>(residual);
+      piece = make_float4(piece.x + more.x, piece.y + more.y, piece.z + more.z, piece.w + more.w);
+    }
+    *reinterpret_cast<float4*>(static_cast<float*>(product.out) + at) = piece;
+    return;
+  }
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    if (column + i >= width) break;
+    if (residual != nullptr) values[i] += residual[i];
+    if (product.out_is_float32) {
+      static_cast<float*>(product.out)[at + i] = values[i];
+    } else {
+      static_cast<T*>(product.out)[at + i] = from_float<T>(values[i]);
+    }
+  }
+}
+
+/// Write the rows that wait, the first of them row `first` of the tile: whole lines of memory, since parts of a line
+/// make the cache fetch the rest.
+template <typename T, int kCount>
+__device__ void write_rows(const TileProduct& product, const Place& place, const Columns& columns, bool as_float,
+                           int first, const int* row_of) {
+  const int width = result_width(product);
+  const int per_piece = as_float ? 4 : 8;
+  const int pieces = columns.count / per_piece;
+  const int rows_at_once = 128 / pieces;
+  const int thread = static_cast<int>(threadIdx.x) % 128;
+  const int column = thread % pieces * per_piece;
+  if (columns.first + column >= width) return;
+  for (int staged_row = thread / pieces; staged_row < kCount; staged_row += rows_at_once) {
+    const int tile_row = first + staged_row;
+    int64_t row = place.row_begin + tile_row;
+    if (product.x_rows != nullptr) {
+      row = row_of[tile_row];
+      if (row < 0) continue;
+    } else if (tile_row >= place.num_rows) {
+      return;
+    }
+    const std::byte* const from =
+        columns.staged + staged_row * (as_float ? kStagedFloatStride : kStagedStride) + thread % pieces * 16;
+    if (as_float) {
+      write_floats<T>(product, row, columns.first + column, width, *reinterpret_cast<const float4*>(from));
+    } else {
+      write_piece(product, row, columns.first + column, width, *reinterpret_cast<const uint4*>(from));
+    }
+  }
+}
+
+/// Finish and write rows of a tile from row `first` on, by way of shared memory.
+template <typename T, int kCount>
+__device__ void store_rows(const TileProduct& product, const Place& place, const Columns& columns, Sums<kCount>& sums,
+                           int first, const int* row_of) {
+  const bool as_float = product.residual != nullptr || product.out_is_float32;
+  finish_sums(product, place, columns, sums);
+  stage_rows<T>(sums, columns, product.activates && product.rule.gated, as_float);
+  warpgroup_barrier();
+  write_rows<T, kCount>(product, place, columns, as_float, first, row_of);
+  warpgroup_barrier();
+}
+
+#endif
+
+}  // namespace quire::gpu
