@@ -74,6 +74,7 @@ class LocalEngine final : public Engine {
     stop();
   }
 
+  std::optional<std::string> failure() const override { return loop_->queue().failure(); }
   EngineStats stats() const override { return loop_->stats(); }
   const ModelDescription& description() const override { return description_; }
   const EngineConfig& config() const override { return config_; }

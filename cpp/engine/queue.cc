@@ -10,7 +10,7 @@ namespace quire {
 RequestId CommandQueue::submit(Request request, OutputCallback callback) {
   Submission submission{0, std::move(request), std::move(callback), Engine::now()};
   const std::lock_guard lock(mutex_);
-  QUIRE_REQUIRE(!failed_, ErrorKind::kInternal, failure_);
+  QUIRE_REQUIRE(!failure_, ErrorKind::kInternal, *failure_);
   QUIRE_REQUIRE(!commands_.closing, ErrorKind::kInvalidArgument, "[engine] the engine is closed");
   QUIRE_REQUIRE(static_cast<int64_t>(live_.size()) < capacity_, ErrorKind::kInvalidArgument,
                 "[engine] too many requests wait or run: max_queued_requests=", capacity_,
@@ -45,8 +45,12 @@ void CommandQueue::close() {
 
 void CommandQueue::fail(const std::string& message) {
   const std::lock_guard lock(mutex_);
-  failed_ = true;
   failure_ = message;
+}
+
+std::optional<std::string> CommandQueue::failure() const {
+  const std::lock_guard lock(mutex_);
+  return failure_;
 }
 
 void CommandQueue::take(Commands& commands, bool wait) {

@@ -3,6 +3,7 @@
 #include <condition_variable>
 #include <cstdint>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <unordered_set>
 #include <vector>
@@ -45,6 +46,7 @@ class CommandQueue {
 
   /// Refuse new requests with kInternal and this message.
   void fail(const std::string& message);
+  std::optional<std::string> failure() const;
 
   /// Swap out what has come. `wait`: sleep until there is something.
   void take(Commands& commands, bool wait);
@@ -54,13 +56,12 @@ class CommandQueue {
 
  private:
   const int64_t capacity_;
-  std::mutex mutex_;
+  mutable std::mutex mutex_;
   std::condition_variable filled_;
   Commands commands_;
   std::unordered_set<RequestId> live_;
   RequestId next_id_ = 0;
-  bool failed_ = false;
-  std::string failure_;
+  std::optional<std::string> failure_;
 };
 
 }  // namespace quire

@@ -170,6 +170,7 @@ void bind_engine(nb::module_& module) {
       .def("cancel", &Engine::cancel, nb::arg("id"), ReleaseGil())
       .def("close", &Engine::close, ReleaseGil())
       .def("stats", &Engine::stats, ReleaseGil())
+      .def_prop_ro("failure", &Engine::failure)
       .def_prop_ro("description", &Engine::description)
       .def_prop_ro("config", &Engine::config)
       .def_prop_ro("vocabulary", &Engine::vocabulary);

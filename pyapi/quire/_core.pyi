@@ -606,6 +606,9 @@ class Engine:
     def stats(self) -> EngineStats: ...
 
     @property
+    def failure(self) -> str | None: ...
+
+    @property
     def description(self) -> ModelDescription: ...
 
     @property

@@ -44,12 +44,15 @@ class EngineStreams:
         self._queue = _core.OutputQueue.create()
         self._open: dict[int, AsyncSubmission] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
-        self.failure: str | None = None
-        """Why the engine takes no requests any more."""
 
     def open(self) -> AsyncSubmission:
         """A new submission, without requests yet."""
         return AsyncSubmission(self)
+
+    @property
+    def failure(self) -> str | None:
+        """Why the engine takes no requests any more, if it has failed."""
+        return self.core.failure
 
     def __len__(self) -> int:
         """Number of requests that wait or run."""
@@ -77,8 +80,7 @@ class EngineStreams:
         try:
             request_id = self.core.submit(token_ids, params, output_kind, self._queue)
         except RuntimeError as error:
-            self.failure = str(error)
-            raise AsyncEngineDeadError(self.failure) from None
+            raise AsyncEngineDeadError(str(error)) from None
         if not self._open:
             self._loop = loop
             self._listen()
@@ -111,27 +113,12 @@ class EngineStreams:
                 continue
             if output.finished:
                 self.forget(output.request_id)
-                if output.error:
-                    self._look_for_failure()
             owner.receive(output)
         if self._pause and self._open and self._loop is not None:
             self._stop_listening()
             num_requests = len({output.request_id for output in outputs})
             seconds = min(num_requests * self._pause, LONGEST_PAUSE_SECONDS)
             self._listen_later = self._loop.call_later(seconds, self._listen)
-
-    def _look_for_failure(self) -> None:
-        """A request that ended with an error may have met a failed step, or a failed engine: another one tells."""
-        from quire import _core
-
-        params = _core.SamplingParams()
-        params.max_tokens = 1
-        try:
-            self.core.cancel(self.core.submit([0], params, _core.OutputKind.FINAL_ONLY, self._queue))
-        except RuntimeError as error:
-            self.failure = str(error)
-        except ValueError:  # closed meanwhile, or full
-            return
 
 
 class AsyncSubmission:

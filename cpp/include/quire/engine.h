@@ -123,6 +123,10 @@ class Engine {
   /// Cancel what runs, stop the thread and give all memory back. Called by the destructor; a second call does nothing.
   virtual void close() = 0;
 
+  /// Why the engine takes no requests any more, if it has failed. Set before the outputs of the requests that fail with
+  /// it are handed out.
+  virtual std::optional<std::string> failure() const = 0;
+
   virtual EngineStats stats() const = 0;
   virtual const ModelDescription& description() const = 0;
   /// The configuration with every "auto" resolved.

@@ -229,8 +229,10 @@ TEST_F(FailingSteps, one_fails_its_requests_and_leaves_the_engine_usable) {
 TEST_F(FailingSteps, three_in_a_row_fail_the_engine) {
   EXPECT_EQ(run(1).sequences[0].finish_reason, FinishReason::kError);
   EXPECT_EQ(run(1).sequences[0].finish_reason, FinishReason::kError);
+  EXPECT_EQ(loop_->queue().failure(), std::nullopt);
   EXPECT_EQ(run(1).sequences[0].finish_reason, FinishReason::kError);
   EXPECT_EQ(refusal(), ErrorKind::kInternal);
+  EXPECT_EQ(loop_->queue().failure(), message_);
 }
 
 TEST_F(FailingSteps, a_bug_fails_the_engine_at_once_and_every_later_call_says_so) {
