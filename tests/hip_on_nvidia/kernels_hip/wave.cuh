@@ -27,6 +27,12 @@ struct Wave {
   __device__ static uint64_t active() { return in_own_half(__activemask()); }
   __device__ static int lowest(uint32_t lanes) { return __ffs(static_cast<int>(lanes)) - 1; }
   __device__ static void sync() { __syncwarp(); }
+  /// Of a wave of 64 in a block of one dimension.
+  __device__ static void sync_both_halves() {
+    // The instruction wants the warp together. Barrier 0 is __syncthreads().
+    __syncwarp();
+    asm volatile("bar.sync %0, 64;" ::"r"(1 + threadIdx.x / 64) : "memory");
+  }
 
  private:
   __device__ static uint64_t in_own_half(uint32_t votes) {

@@ -1,7 +1,8 @@
-// The instructions of AMD's matrix cores on an NVIDIA GPU, in the place of kernels_hip/common/instructions.h: lanes put
-// their registers into shared memory, and each works out its own values of the result, over k in order, in float32.
+// The instructions of AMD's matrix cores where there are none, in the place of kernels_hip/common/instructions.h: lanes
+// put their registers into shared memory, and each works out its own values of the result, over k in order, in float32.
 // Who holds what is written down as in AMD's matrix instruction calculator (matrix_core.h says where that is), not
 // with the functions of the kernels. A wave of 64 is two warps; what it does together asks both to come.
+// tests/hip_on_cpu uses it too.
 #pragma once
 
 #include <cstdint>
@@ -41,11 +42,9 @@ __device__ inline void write_shared(Value* to, const Value& value) {
 template <int kLanes>
 __device__ inline void sync_wave() {
   if constexpr (kLanes == 64) {
-    // The instruction wants the warp together. Barrier 0 is __syncthreads().
-    __syncwarp();
-    asm volatile("bar.sync %0, 64;" ::"r"(1 + wave_of_block<kLanes>()) : "memory");
+    Wave::sync_both_halves();
   } else {
-    __syncwarp();
+    Wave::sync();
   }
 }
 
@@ -55,7 +54,7 @@ constexpr int kMostThreads = 256;
 
 template <int kLanes>
 __device__ inline uint32_t exchange(uint32_t value, int mask) {
-  if (mask < 32) return __shfl_xor_sync(0xffffffffu, value, mask);
+  if (mask < 32) return shuffle_xor(value, mask);
   __shared__ uint32_t values[detail::kMostThreads];
   values[threadIdx.x] = value;
   sync_wave<kLanes>();
