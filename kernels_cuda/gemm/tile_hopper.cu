@@ -512,7 +512,6 @@ void launch_tiles(const TileProduct& product, DType dtype, int cluster, const Gp
 /// Blocks that share the sums of a tile: as many as let all `tiles` run at once.
 template <typename T, int kRows>
 int blocks_for_sums(const TileProduct& product, int64_t tiles) {
-  constexpr int kLeastUnits = 4;  // of K that are worth a block
   const int units = (product.k + kUnit - 1) / kUnit;
   int blocks = std::clamp(units / kLeastUnits, 1, kMostBlocks);
   while (blocks > 1 && clusters_at_once<T, kRows, Together::kShareSums>(blocks) < tiles) --blocks;
