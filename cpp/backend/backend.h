@@ -3,7 +3,9 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <string>
+#include <vector>
 
 #include "backend/kv_cache.h"
 #include "backend/ops.h"
@@ -12,9 +14,11 @@
 
 namespace quire {
 
+class Communicator;
+
 /// Raised with every change of this folder's headers; a backend loaded as a shared object must have been built with the
 /// same.
-constexpr int kBackendInterfaceVersion = 5;
+constexpr int kBackendInterfaceVersion = 6;
 
 /// An ordered queue of work on one device. Ops on a stream run one after the other; synchronize() waits for all.
 class Stream {
@@ -122,6 +126,11 @@ class Backend {
 
   /// Workers that share an op; 1 where that has no meaning.
   virtual int num_threads() const = 0;
+
+  /// Connect backends of this kind, one for each rank of a model, all in this process (comm/communicator.h). None if
+  /// the ranks' memory is the host's, which needs nothing of a backend (comm/connect.h).
+  /// Raises: kUnsupported with what is missing and what to do, kOutOfMemory.
+  virtual std::vector<std::unique_ptr<Communicator>> connect(std::span<Backend* const> ranks) = 0;
 };
 
 }  // namespace quire
