@@ -1,9 +1,9 @@
 #pragma once
 
-#include <cstdint>
 #include <memory>
 #include <vector>
 
+#include "core/share.h"
 #include "core/tensor.h"
 
 namespace quire {
@@ -22,19 +22,6 @@ struct AllGatherArgs {
   Tensor x;    ///< [R, this rank's columns] contiguous float32
   Tensor out;  ///< [R, C] contiguous float32
 };
-
-/// A range of columns or rows.
-struct Share {
-  int64_t first = 0;
-  int64_t count = 0;
-};
-
-/// What a rank has of `count` things of which each rank takes as many, the last ones fewer if they do not go evenly.
-constexpr Share share_of_rank(int64_t count, int rank, int num_ranks) {
-  const int64_t each = (count + num_ranks - 1) / num_ranks;
-  const int64_t first = rank * each < count ? rank * each : count;
-  return {first, first + each < count ? each : count - first};
-}
 
 /// What the ranks of a model say to each other. Every rank has one, and all make the same calls, with the same shapes,
 /// in the same order; each call is a part of that rank's stream's work, and may be recorded where the backend records

@@ -12,6 +12,7 @@
 
 #include "core/check.h"
 #include "core/host.h"
+#include "core/spin.h"
 
 namespace quire {
 namespace {
@@ -24,28 +25,6 @@ constexpr auto kWorkerSpin = std::chrono::microseconds(100);
 constexpr auto kCallerSpin = std::chrono::microseconds(1000);
 /// Both, with more threads than cores: a spinning thread may keep the one it waits for from running.
 constexpr auto kSpinOversubscribed = std::chrono::microseconds(2);
-
-inline void pause() {
-#if defined(__x86_64__)
-  __builtin_ia32_pause();
-#elif defined(__aarch64__)
-  __asm__ __volatile__("isb");
-#endif
-}
-
-/// Wait until `done()`, at most for `limit`. Whether it came.
-template <typename Done>
-bool spin_until(std::chrono::nanoseconds limit, Done done) {
-  constexpr int kPausesPerClockRead = 32;
-  const auto deadline = std::chrono::steady_clock::now() + limit;
-  do {
-    for (int i = 0; i < kPausesPerClockRead; ++i) {
-      if (done()) return true;
-      pause();
-    }
-  } while (std::chrono::steady_clock::now() < deadline);
-  return done();
-}
 
 /// Raised in every child of fork(), where the workers of pools made before do not exist.
 std::atomic<int> fork_count{0};

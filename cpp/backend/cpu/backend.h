@@ -6,6 +6,7 @@
 #include "backend/backend.h"
 #include "backend/cpu/cpu_features.h"
 #include "backend/cpu/memory.h"
+#include "comm/communicator.h"
 #include "core/thread_pool.h"
 
 namespace quire::cpu {
@@ -40,6 +41,7 @@ class CpuBackend final : public Backend {
   int64_t available_memory() const override;
   int64_t total_memory() const override;
   int num_threads() const override { return pool_.size(); }
+  Communicators connect(std::span<Backend* const>) override { return {}; }
 
  private:
   Isa isa_;

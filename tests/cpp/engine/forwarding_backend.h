@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "backend/backend.h"
+#include "comm/communicator.h"
 
 namespace quire {
 
@@ -49,6 +50,7 @@ class ForwardingBackend : public Backend {
   int64_t available_memory() const override { return real_->available_memory(); }
   int64_t total_memory() const override { return real_->total_memory(); }
   int num_threads() const override { return real_->num_threads(); }
+  Communicators connect(std::span<Backend* const> ranks) override { return real_->connect(ranks); }
 
  protected:
   std::unique_ptr<Backend> real_;

@@ -6,6 +6,7 @@
 #include <string>
 
 #include "backend/backend.h"
+#include "comm/communicator.h"
 #include "quire/error.h"
 
 namespace quire {
@@ -61,6 +62,7 @@ class HostBackend final : public Backend {
   int64_t available_memory() const override { return int64_t{1} << 30; }
   int64_t total_memory() const override { return int64_t{1} << 31; }
   int num_threads() const override { return 1; }
+  Communicators connect(std::span<Backend* const>) override { return {}; }
 
   size_t moe_bytes = 0;  ///< per token and expert it goes to
   bool records = false;

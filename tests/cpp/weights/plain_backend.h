@@ -7,6 +7,7 @@
 #include <string>
 
 #include "backend/backend.h"
+#include "comm/communicator.h"
 #include "gtest/gtest.h"
 
 namespace quire {
@@ -76,6 +77,7 @@ class PlainBackend : public Backend {
   int64_t available_memory() const override { return 0; }
   int64_t total_memory() const override { return 0; }
   int num_threads() const override { return 1; }
+  Communicators connect(std::span<Backend* const>) override { return {}; }
 
   static float element(const Tensor& matrix, int64_t row, int64_t column) {
     const int64_t offset = row * matrix.strides[0] + column * matrix.strides[1];
