@@ -6,6 +6,8 @@
 #include <variant>
 #include <vector>
 
+#include "core/share.h"
+
 /// What a decoder-only model is, as plain data on seven axes. Defaults mean "llama". No tensor and no op in here: a
 /// family function sets fields, the loader fills weights by them and the decoder reads them.
 namespace quire {
@@ -82,6 +84,14 @@ struct Latent {
   Norm norm;  ///< of the compressed query and of the latent
 };
 
+/// The heads of a whole model, and where those stand in it that a rank has.
+struct AllHeads {
+  int32_t heads = 0;
+  int32_t kv_heads = 0;
+  int32_t first = 0;
+  int32_t first_kv = 0;
+};
+
 /// Axis 3: attention.
 struct Attention {
   int32_t heads = 0;       ///< H
@@ -100,12 +110,24 @@ struct Attention {
   double softcap = 0.0;
   double clip_qkv = 0.0;
   bool sinks = false;
+  /// In a rank's share of a model, where `heads` and `kv_heads` are the rank's (weights/shard.h).
+  std::optional<AllHeads> all;
 
   int32_t value_dim() const { return v_head_dim > 0 ? v_head_dim : head_dim; }
   /// What the cache holds of a token: heads, and components of each key and value.
   int32_t cache_heads() const { return latent ? 1 : kv_heads; }
   int32_t cache_key_dim() const { return latent ? latent->kv_rank + latent->rope_dim : head_dim; }
   int32_t cache_value_dim() const { return latent ? latent->kv_rank : value_dim(); }
+
+  /// Heads of which a rank computes queries and keys: a norm over all heads needs those of the other ranks too.
+  int32_t computed_heads() const { return computes_all() ? all->heads : heads; }
+  int32_t computed_kv_heads() const { return computes_all() ? all->kv_heads : kv_heads; }
+  /// The rank's own first one among them.
+  int32_t first_head() const { return computes_all() ? all->first : 0; }
+  int32_t first_kv_head() const { return computes_all() ? all->first_kv : 0; }
+
+ private:
+  bool computes_all() const { return all && qk_norm == QkNorm::kFull; }
 };
 
 /// What scores are multiplied by.
@@ -182,9 +204,13 @@ struct ModelSpec {
   float logit_softcap = 0.0f;
   /// Longest sequence, rope scaling included.
   int32_t max_positions = 2048;
+  /// Whose share of the whole model this is: of heads and of feed-forward columns those in the layers, and a share of
+  /// the head's rows; all else is held by every rank.
+  Rank rank;
   /// Layers behind the last one that a checkpoint holds for other uses: multi-token prediction. They are not read.
   int32_t num_extra_layers = 0;
 
+  Share head_rows() const { return share_of_rank(vocab, rank.index, rank.num_ranks); }
   bool projects_embedding() const { return embed_width > 0 && embed_width != width; }
 
   /// Apply a change to the attention (or feed-forward part) of every layer: how one family is told as a difference from

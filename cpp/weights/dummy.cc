@@ -10,6 +10,7 @@
 
 #include "weights/elements.h"
 #include "weights/match.h"
+#include "weights/shard.h"
 #include "weights/wanted.h"
 
 namespace quire {
@@ -58,27 +59,56 @@ class RandomMatrices {
   std::vector<std::byte> memory_;
 };
 
+/// A rank's share of whole matrices, one of each group.
+std::vector<Tensor> parts_of(const WantedWeight& weight, const WeightShare& share, const std::vector<Tensor>& groups) {
+  std::vector<Tensor> views;
+  for (int64_t group = share.groups.first; group < share.groups.first + share.groups.count; ++group) {
+    const Tensor& whole = groups[static_cast<size_t>(group)];
+    if (weight.flipped) {  // cut by groups only
+      views.push_back(whole);
+      continue;
+    }
+    int64_t first = 0;
+    for (size_t part = 0; part < weight.outputs.size(); ++part) {
+      if (weight.pick >= 0 && part != static_cast<size_t>(weight.pick)) continue;
+      const Tensor piece = slice(whole, 0, first, weight.outputs[part]);
+      append_share(std::vector{piece}, 0, share.outputs[part], views);
+      first += weight.outputs[part];
+    }
+  }
+  if (share.inputs.count != weight.inputs) {
+    for (Tensor& view : views) view = slice(view, 1, share.inputs.first, share.inputs.count);
+  }
+  return views;
+}
+
 class DummyLoader {
  public:
-  DummyLoader(DType stored, Backend& backend, Stream& stream, ModelWeights& weights)
-      : random_(stored), backend_(backend), stream_(stream), weights_(weights) {}
+  DummyLoader(DType stored, Backend& backend, Stream& stream, ModelWeights& weights, Rank rank)
+      : random_(stored), backend_(backend), stream_(stream), weights_(weights), rank_(rank) {}
 
   void load(const WantedWeight& weight, DType held) {
+    const WeightShare share = share_of(weight, rank_);
+    const int64_t num_elements = share.num_elements(weight);
+    if (num_elements == 0) return;
     const int64_t outputs = weight.num_elements() / (weight.groups * std::max<int64_t>(weight.inputs, 1));
     if (weight.is_linear()) {
       const int64_t rows = weight.flipped ? weight.inputs : outputs;
       const int64_t columns = weight.flipped ? outputs : weight.inputs;
-      *std::get<PackedLinear*>(weight.destination) = backend_.pack_linear(
-          {.parts = random_.make(weight.groups, rows, columns), .groups = weight.groups, .dtype = held}, stream_);
+      *std::get<PackedLinear*>(weight.destination) =
+          backend_.pack_linear({.parts = parts_of(weight, share, random_.make(weight.groups, rows, columns)),
+                                .groups = share.groups.count,
+                                .dtype = held},
+                               stream_);
     } else if (weight.inputs > 0) {
       place_table(weight, random_.make(1, outputs, weight.inputs).front(), held);
     } else {
       // Whatever is no bias is the weight of a norm, a sink or a router's correction.
       const float value = weight.is_bias ? 0.0f : 1.0f;
-      std::vector<float> values(static_cast<size_t>(weight.num_elements()), value);
-      const int64_t rows = std::max<int64_t>(weight.rows, 1);
-      Tensor vector(values.data(), DType::kFloat32, {rows, weight.num_elements() / rows});
-      if (weight.rows == 0) vector = Tensor(values.data(), DType::kFloat32, {weight.num_elements()});
+      std::vector<float> values(static_cast<size_t>(num_elements), value);
+      const int64_t rows = std::max<int64_t>(share.rows, 1);
+      Tensor vector(values.data(), DType::kFloat32, {rows, num_elements / rows});
+      if (share.rows == 0) vector = Tensor(values.data(), DType::kFloat32, {num_elements});
       place(weight, vector);
     }
   }
@@ -114,29 +144,31 @@ class DummyLoader {
   Backend& backend_;
   Stream& stream_;
   ModelWeights& weights_;
+  Rank rank_;
 };
 
 }  // namespace
 
-WeightSummary check_dummy_weights(const ModelFolder& folder, std::optional<DType> dtype) {
+WeightSummary check_dummy_weights(const ModelFolder& folder, std::optional<DType> dtype, Rank rank) {
   ModelWeights places;  // nothing is put there
   WeightSummary summary;
   const DType stored = stored_type(folder);
-  for (const WantedWeight& weight : wanted_weights(folder.spec, places)) {
+  for (const WantedWeight& weight : wanted_weights(folder.spec, places, rank.num_ranks)) {
     const DType held = held_type(weight, stored, dtype);
+    const int64_t num_elements = share_of(weight, rank).num_elements(weight);
     if (weight.inputs > 0) summary.dtype = held;
-    summary.bytes += weight.num_elements() * dtype_bytes(held);
-    summary.num_parameters += weight.num_elements();
+    summary.bytes += num_elements * dtype_bytes(held);
+    summary.num_parameters += num_elements;
   }
   return summary;
 }
 
-ModelWeights load_dummy_weights(const ModelFolder& folder, std::optional<DType> dtype, Backend& backend,
-                                Stream& stream) {
+ModelWeights load_dummy_weights(const ModelFolder& folder, std::optional<DType> dtype, Backend& backend, Stream& stream,
+                                Rank rank) {
   ModelWeights result;
   const DType stored = stored_type(folder);
-  DummyLoader loader(stored, backend, stream, result);
-  for (const WantedWeight& weight : wanted_weights(folder.spec, result)) {
+  DummyLoader loader(stored, backend, stream, result, rank);
+  for (const WantedWeight& weight : wanted_weights(folder.spec, result, rank.num_ranks)) {
     loader.load(weight, held_type(weight, stored, dtype));
   }
   return result;

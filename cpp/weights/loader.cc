@@ -39,6 +39,7 @@ class Loader {
       : checkpoint_(checkpoint), backend_(backend), stream_(stream), weights_(weights) {}
 
   void load(const MatchedWeight& weight) {
+    if (weight.num_elements() == 0) return;
     for (const std::string& name : weight.sources) checkpoint_.check_unchanged(name);
     if (weight.wanted.is_linear()) {
       load_linear(weight);
@@ -54,7 +55,7 @@ class Loader {
   /// copied first.
   void load_linear(const MatchedWeight& weight) {
     LinearSource source{.parts = weight_parts(weight, checkpoint_),
-                        .groups = weight.wanted.groups,
+                        .groups = weight.share().groups.count,
                         .transposed = weight.transposed != weight.wanted.flipped,
                         .dtype = weight.held};
     std::vector<std::vector<std::byte>> copies;
@@ -79,14 +80,14 @@ class Loader {
 
   void load_vector(const MatchedWeight& weight) {
     std::vector<float> values;
-    values.reserve(weight.wanted.num_elements());
+    values.reserve(weight.num_elements());
     for (const Tensor& part : weight_parts(weight, checkpoint_)) append_as_float(part, values);
     if (weight.wanted.fold == Fold::kUnitOffset) {
       for (float& value : values) value += 1.0f;
     }
     const auto size = static_cast<int64_t>(values.size());
-    if (weight.wanted.rows > 0) {
-      place(weight, {weight.wanted.rows, size / weight.wanted.rows}, values.data());
+    if (const int64_t rows = weight.share().rows; rows > 0) {
+      place(weight, {rows, size / rows}, values.data());
     } else {
       place(weight, {size}, values.data());
     }
@@ -118,21 +119,22 @@ DType most_common_type(const std::vector<MatchedWeight>& weights) {
 
 }  // namespace
 
-WeightSummary check_weights(const ModelFolder& folder, const Checkpoint& checkpoint, std::optional<DType> dtype) {
+WeightSummary check_weights(const ModelFolder& folder, const Checkpoint& checkpoint, std::optional<DType> dtype,
+                            Rank rank) {
   ModelWeights places;  // nothing is put there
-  const std::vector<MatchedWeight> weights = match_weights(folder, checkpoint, dtype, places);
+  const std::vector<MatchedWeight> weights = match_weights(folder, checkpoint, dtype, places, rank);
   WeightSummary summary{.dtype = most_common_type(weights)};
   for (const MatchedWeight& weight : weights) {
     summary.bytes += weight.bytes();
-    summary.num_parameters += weight.wanted.num_elements();
+    summary.num_parameters += weight.num_elements();
   }
   return summary;
 }
 
 ModelWeights load_weights(const ModelFolder& folder, const Checkpoint& checkpoint, std::optional<DType> dtype,
-                          Backend& backend, Stream& stream, const std::function<void(double)>& progress) {
+                          Backend& backend, Stream& stream, const std::function<void(double)>& progress, Rank rank) {
   ModelWeights result;
-  const std::vector<MatchedWeight> weights = match_weights(folder, checkpoint, dtype, result);
+  const std::vector<MatchedWeight> weights = match_weights(folder, checkpoint, dtype, result, rank);
   int64_t total = 0;
   for (const MatchedWeight& weight : weights) total += weight.bytes();
 

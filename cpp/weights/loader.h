@@ -11,7 +11,7 @@
 
 namespace quire {
 
-/// What the weights will take, known from names, shapes and types alone.
+/// What the weights of a rank will take, known from names, shapes and types alone.
 struct WeightSummary {
   int64_t num_parameters = 0;
   int64_t bytes = 0;              ///< as they will be held
@@ -20,13 +20,15 @@ struct WeightSummary {
 
 /// Match a checkpoint's tensors with what the spec wants, names and shapes, without reading a weight.
 /// Raises: kInvalidArgument for missing or left-over tensors (the first five and the count), wrong shapes and types.
-WeightSummary check_weights(const ModelFolder& folder, const Checkpoint& checkpoint, std::optional<DType> dtype);
+WeightSummary check_weights(const ModelFolder& folder, const Checkpoint& checkpoint, std::optional<DType> dtype,
+                            Rank rank = {});
 
-/// Read the checkpoint into a backend's memory. `dtype`: type to hold matrices in; unset: as stored; float32 keeps
-/// 16-bit matrices as stored, since widening them changes no value.
-/// `progress` is called with the share done, in [0, 1].
-/// Raises: as check_weights; kOutOfMemory.
+/// Read a rank's share of the checkpoint into its backend's memory. `dtype`: type to hold matrices in; unset: as
+/// stored; float32 keeps 16-bit matrices as stored, since widening them changes no value. `progress` is called with the
+/// share done, in [0, 1]. Raises: as check_weights; kOutOfMemory. Thread safety: ranks may read the same checkpoint at
+/// the same time.
 ModelWeights load_weights(const ModelFolder& folder, const Checkpoint& checkpoint, std::optional<DType> dtype,
-                          Backend& backend, Stream& stream, const std::function<void(double)>& progress = {});
+                          Backend& backend, Stream& stream, const std::function<void(double)>& progress = {},
+                          Rank rank = {});
 
 }  // namespace quire

@@ -164,10 +164,6 @@ class Matcher {
 
 }  // namespace
 
-int64_t MatchedWeight::bytes() const {
-  return wanted.num_elements() * dtype_bytes(held);
-}
-
 DType held_type(const WantedWeight& weight, DType stored, std::optional<DType> wanted) {
   if (weight.inputs == 0) return DType::kFloat32;
   const bool widens = wanted == DType::kFloat32 && dtype_bytes(stored) == 2 && weight.fold == Fold::kNone;
@@ -175,13 +171,16 @@ DType held_type(const WantedWeight& weight, DType stored, std::optional<DType> w
 }
 
 std::vector<MatchedWeight> match_weights(const ModelFolder& folder, const Checkpoint& checkpoint,
-                                         std::optional<DType> dtype, ModelWeights& weights) {
+                                         std::optional<DType> dtype, ModelWeights& weights, Rank rank) {
   QUIRE_REQUIRE(!dtype || is_weight_type(*dtype), ErrorKind::kInvalidArgument,
                 "[weights] weights cannot be held in this type: dtype=", dtype_name(*dtype),
                 ", expected=float32, bfloat16 or float16");
   const Matcher matcher(folder, checkpoint);
   std::vector<MatchedWeight> matched;
-  for (WantedWeight& wanted : wanted_weights(folder.spec, weights)) matched.push_back(matcher.match(std::move(wanted)));
+  for (WantedWeight& wanted : wanted_weights(folder.spec, weights, rank.num_ranks)) {
+    matched.push_back(matcher.match(std::move(wanted)));
+    matched.back().rank = rank;
+  }
   matcher.require_same_names(matched);
   for (MatchedWeight& weight : matched) {
     matcher.require_shapes(weight);

@@ -8,13 +8,15 @@
 #include "spec/name_map.h"
 #include "weights/checkpoint.h"
 #include "weights/model_folder.h"
+#include "weights/shard.h"
 #include "weights/wanted.h"
 
 namespace quire {
 
-/// A wanted weight and where the checkpoint keeps it.
+/// A wanted weight, whose share of it is loaded, and where the checkpoint keeps it.
 struct MatchedWeight {
   WantedWeight wanted;
+  Rank rank;
   /// Tensors to stack along the outputs, in order: of each group in turn, or those that hold all groups.
   std::vector<std::string> sources;
   bool per_group = false;          ///< each group has sources of its own
@@ -23,8 +25,10 @@ struct MatchedWeight {
   DType stored = DType::kFloat32;  ///< type of all sources
   DType held = DType::kFloat32;    ///< type in the backend's memory
 
-  /// In the backend's memory.
-  int64_t bytes() const;
+  WeightShare share() const { return share_of(wanted, rank); }
+  /// In the rank's memory.
+  int64_t num_elements() const { return share().num_elements(wanted); }
+  int64_t bytes() const { return num_elements() * dtype_bytes(held); }
   /// Sources of one group.
   size_t sources_per_group() const {
     return per_group ? sources.size() / static_cast<size_t>(wanted.groups) : sources.size();
@@ -40,6 +44,6 @@ DType held_type(const WantedWeight& weight, DType stored, std::optional<DType> w
 /// Raises: kInvalidArgument for tensors missing or left over, wrong shapes or types, and a `dtype` that weights cannot
 /// be held in.
 std::vector<MatchedWeight> match_weights(const ModelFolder& folder, const Checkpoint& checkpoint,
-                                         std::optional<DType> dtype, ModelWeights& weights);
+                                         std::optional<DType> dtype, ModelWeights& weights, Rank rank = {});
 
 }  // namespace quire

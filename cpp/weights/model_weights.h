@@ -8,8 +8,9 @@
 
 namespace quire {
 
-/// The canonical tensors of a model, in a backend's memory. A tensor that the spec does not ask for is empty. Vectors
-/// (norms, biases) are float32 whatever the file holds; matrices keep their stored type.
+/// The canonical tensors of a model, or a rank's share of each (weights/shard.h), in a backend's memory. A tensor that
+/// the spec does not ask for is empty. Vectors (norms, biases) are float32 whatever the file holds; matrices keep their
+/// stored type.
 struct NormWeights {
   Tensor weight;
   Tensor bias;
@@ -53,7 +54,7 @@ struct LayerWeights {
 };
 
 struct ModelWeights {
-  Tensor embedding;  ///< [V, De], stored type; absent if tied, where `head` serves
+  Tensor embedding;  ///< [V, De], stored type; absent if tied and whole, where `head` serves
   NormWeights embed_norm;
   Tensor position_embedding;  ///< [P, D], stored type
   PackedLinear project_in;    ///< [D, De], if the embeddings have a width of their own

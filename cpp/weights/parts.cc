@@ -3,19 +3,10 @@
 #include <cstddef>
 
 #include "core/check.h"
+#include "weights/shard.h"
 
 namespace quire {
 namespace {
-
-/// `count` indices along an axis, `step` apart.
-Tensor slice(const Tensor& tensor, int axis, int64_t first, int64_t count, int64_t step = 1) {
-  Tensor view = tensor;
-  const int64_t offset = first * tensor.strides[axis] * dtype_bytes(tensor.dtype);
-  view.data = static_cast<std::byte*>(tensor.data) + offset;
-  view.shape[axis] = count;
-  view.strides[axis] *= step;
-  return view;
-}
 
 /// One group of a tensor that holds them all, along an axis of their own or one behind the other.
 Tensor group_of(const Tensor& tensor, int64_t group, int64_t groups, int rank) {
@@ -65,28 +56,43 @@ class Splitter {
   const Tensor& source_;
 };
 
+/// One part of one group, whole, as one piece or several.
+std::vector<Tensor> part_of(const MatchedWeight& weight, const Checkpoint& checkpoint, int64_t group, size_t part) {
+  const WantedWeight& want = weight.wanted;
+  const size_t per_group = weight.sources_per_group();
+  const int rank = want.inputs > 0 ? 2 : 1;
+  const size_t source = per_group == 1 ? 0 : part;
+  const size_t first = weight.per_group ? static_cast<size_t>(group) * per_group : 0;
+  Tensor tensor = *checkpoint.find(weight.sources[first + source]);
+  if (want.groups > 1 && !weight.per_group) tensor = group_of(tensor, group, want.groups, rank);
+  if (per_group > 1 || want.outputs.size() == 1) return {tensor};
+  if (tensor.rank > rank) return {slice(tensor, 0, static_cast<int64_t>(part), 1)};  // a row for each part
+  std::vector<Tensor> pieces;
+  Splitter(weight, tensor).append(part, pieces);
+  return pieces;
+}
+
 }  // namespace
 
 std::vector<Tensor> weight_parts(const MatchedWeight& weight, const Checkpoint& checkpoint) {
   const WantedWeight& want = weight.wanted;
-  const size_t per_group = weight.sources_per_group();
-  const int rank = want.inputs > 0 ? 2 : 1;
+  const WeightShare share = weight.share();
+  const int outputs_axis = weight.transposed ? 1 : 0;
   std::vector<Tensor> views;
-  for (int64_t group = 0; group < want.groups; ++group) {
+  for (int64_t group = share.groups.first; group < share.groups.first + share.groups.count; ++group) {
     for (size_t part = 0; part < want.outputs.size(); ++part) {
-      if (want.pick >= 0 && part != static_cast<size_t>(want.pick)) continue;
-      const size_t source = per_group == 1 ? 0 : part;
-      const size_t first = weight.per_group ? static_cast<size_t>(group) * per_group : 0;
-      Tensor tensor = *checkpoint.find(weight.sources[first + source]);
-      if (want.groups > 1 && !weight.per_group) tensor = group_of(tensor, group, want.groups, rank);
-      if (per_group > 1 || want.outputs.size() == 1) {
-        views.push_back(tensor);
-      } else if (tensor.rank > rank) {
-        views.push_back(slice(tensor, 0, static_cast<int64_t>(part), 1));  // a row for each part
+      const Share outputs = share.outputs[part];
+      if ((want.pick >= 0 && part != static_cast<size_t>(want.pick)) || outputs.count == 0) continue;
+      const std::vector<Tensor> pieces = part_of(weight, checkpoint, group, part);
+      if (outputs.count == want.outputs[part]) {
+        views.insert(views.end(), pieces.begin(), pieces.end());
       } else {
-        Splitter(weight, tensor).append(part, views);
+        append_share(pieces, outputs_axis, outputs, views);
       }
     }
+  }
+  if (share.inputs.count != want.inputs) {
+    for (Tensor& view : views) view = slice(view, 1 - outputs_axis, share.inputs.first, share.inputs.count);
   }
   return views;
 }

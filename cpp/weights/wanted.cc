@@ -16,6 +16,16 @@ constexpr std::string_view kExpertFields = "num_experts, moe_intermediate_size, 
 constexpr std::string_view kLatentFields =
     "num_attention_heads, kv_lora_rank, q_lora_rank, qk_nope_head_dim, qk_rope_head_dim, v_head_dim";
 
+Cut by_outputs(std::vector<int64_t> units) {
+  return {Cut::Along::kOutputs, std::move(units)};
+}
+
+Cut by_inputs(int64_t units) {
+  return {Cut::Along::kInputs, {units}};
+}
+
+constexpr auto kFirstRank = Cut::Along::kFirstRank;
+
 /// Collects the weights of one module after the other.
 class Wishes {
  public:
@@ -28,11 +38,12 @@ class Wishes {
   }
 
   void linear(std::string_view module, std::vector<int64_t> outputs, int64_t inputs, std::string_view fields,
-              PackedLinear& destination) {
+              PackedLinear& destination, Cut cut = {}) {
     add({.module = module,
          .outputs = std::move(outputs),
          .inputs = inputs,
          .fields = fields,
+         .cut = std::move(cut),
          .destination = &destination});
   }
 
@@ -41,12 +52,13 @@ class Wishes {
   }
 
   void bias(bool wanted, std::string_view module, std::vector<int64_t> outputs, std::string_view fields,
-            Tensor& destination) {
+            Tensor& destination, Cut cut = {}) {
     if (!wanted) return;
     add({.module = module,
          .is_bias = true,
          .outputs = std::move(outputs),
          .fields = fields,
+         .cut = std::move(cut),
          .destination = &destination});
   }
 
@@ -63,6 +75,7 @@ class Wishes {
            .rows = heads,
            .fields = fields,
            .fold = how,
+           .cut = {heads > 0 ? Cut::Along::kParts : Cut::Along::kNothing},
            .destination = &destination});
     };
     if (norm.weight) vector(false, fold, weights.weight);
@@ -80,11 +93,12 @@ void want_latent_attention(const Attention& spec, int64_t width, AttentionWeight
   const int64_t nope = spec.head_dim - latent.rope_dim;
   const int64_t compressed = int64_t{latent.kv_rank} + latent.rope_dim;
   const std::vector<int64_t> down = {latent.q_rank > 0 ? latent.q_rank : q, compressed};
-  wishes.linear("attention.qkv", down, width, kLatentFields, weights.qkv);
-  wishes.bias(spec.qkv_bias, "attention.qkv", down, kLatentFields, weights.qkv_bias);
+  const Cut down_cut = by_outputs({latent.q_rank > 0 ? 0 : spec.heads, 0});
+  wishes.linear("attention.qkv", down, width, kLatentFields, weights.qkv, down_cut);
+  wishes.bias(spec.qkv_bias, "attention.qkv", down, kLatentFields, weights.qkv_bias, down_cut);
   if (latent.q_rank > 0) {
     wishes.norm("attention.q_norm", latent.norm, latent.q_rank, kLatentFields, weights.q_norm);
-    wishes.linear("attention.q_b", {q}, latent.q_rank, kLatentFields, weights.q_b);
+    wishes.linear("attention.q_b", {q}, latent.q_rank, kLatentFields, weights.q_b, by_outputs({spec.heads}));
   }
   wishes.norm("attention.k_norm", latent.norm, latent.kv_rank, kLatentFields, weights.k_norm);
   const WantedWeight up{.module = "attention.kv_b",
@@ -92,6 +106,7 @@ void want_latent_attention(const Attention& spec, int64_t width, AttentionWeight
                         .inputs = latent.kv_rank,
                         .groups = spec.heads,
                         .fields = kLatentFields,
+                        .cut = {Cut::Along::kGroups},
                         .destination = &weights.value_up};
   WantedWeight key = up, value = up;
   key.pick = 0;
@@ -106,11 +121,14 @@ void want_plain_attention(const Attention& spec, int64_t width, AttentionWeights
   const int64_t q = int64_t{spec.heads} * spec.head_dim;
   const int64_t k = int64_t{spec.kv_heads} * spec.head_dim;
   const int64_t v = int64_t{spec.kv_heads} * spec.value_dim();
+  // A norm over all heads is computed by every rank, of all of them.
+  const bool cuts_qk = spec.qk_norm != Attention::QkNorm::kFull;
   WantedWeight qkv{.module = "attention.qkv",
                    .outputs = {q, k, v},
                    .inputs = width,
                    .kv_heads = spec.kv_heads,
                    .fields = kHeadFields,
+                   .cut = by_outputs({cuts_qk ? spec.heads : 0, cuts_qk ? spec.kv_heads : 0, spec.kv_heads}),
                    .destination = &weights.qkv};
   wishes.add(qkv);
   if (spec.qkv_bias) {
@@ -136,6 +154,7 @@ void want_plain_attention(const Attention& spec, int64_t width, AttentionWeights
     wishes.add({.module = "attention.sinks",
                 .outputs = {spec.heads},
                 .fields = "num_attention_heads",
+                .cut = by_outputs({spec.heads}),
                 .destination = &weights.sinks});
   }
 }
@@ -146,8 +165,9 @@ void want_attention(const Attention& spec, int64_t width, AttentionWeights& weig
   } else {
     want_plain_attention(spec, width, weights, wishes);
   }
-  wishes.linear("attention.out", {width}, int64_t{spec.heads} * spec.value_dim(), kHeadFields, weights.out);
-  wishes.bias(spec.out_bias, "attention.out", {width}, kWidth, weights.out_bias);
+  wishes.linear("attention.out", {width}, int64_t{spec.heads} * spec.value_dim(), kHeadFields, weights.out,
+                by_inputs(spec.heads));
+  wishes.bias(spec.out_bias, "attention.out", {width}, kWidth, weights.out_bias, {kFirstRank});
 }
 
 std::vector<int64_t> up_parts(const Ffn& spec, int64_t ffn_width) {
@@ -165,36 +185,41 @@ void want_experts(const Ffn& spec, int64_t width, FfnWeights& weights, Wishes& w
                 .destination = &weights.choice_bias});
   }
   const auto stack = [&](std::string_view module, std::vector<int64_t> outputs, int64_t inputs, PackedLinear& linear,
-                         Tensor& bias) {
+                         Tensor& bias, Cut cut, Cut bias_cut) {
     WantedWeight weight{.module = module,
                         .outputs = std::move(outputs),
                         .inputs = inputs,
                         .groups = moe.num_experts,
                         .fields = kExpertFields,
+                        .cut = std::move(cut),
                         .destination = &linear};
     wishes.add(weight);
     if (!spec.bias) return;
     weight.is_bias = true;
     weight.inputs = 0;
     weight.rows = moe.num_experts;
+    weight.cut = std::move(bias_cut);
     weight.destination = &bias;
     wishes.add(std::move(weight));
   };
-  stack("experts.up", up_parts(spec, spec.width), width, weights.up, weights.up_bias);
-  stack("experts.down", {width}, spec.width, weights.down, weights.down_bias);
+  const Cut up_cut = by_outputs(up_parts(spec, spec.width));
+  stack("experts.up", up_parts(spec, spec.width), width, weights.up, weights.up_bias, up_cut, up_cut);
+  stack("experts.down", {width}, spec.width, weights.down, weights.down_bias, by_inputs(spec.width), {kFirstRank});
   if (moe.shared_width == 0) return;
-  wishes.linear("shared.up", up_parts(spec, moe.shared_width), width, kExpertFields, weights.shared_up);
-  wishes.linear("shared.down", {width}, moe.shared_width, kExpertFields, weights.shared_down);
+  wishes.linear("shared.up", up_parts(spec, moe.shared_width), width, kExpertFields, weights.shared_up,
+                by_outputs(up_parts(spec, moe.shared_width)));
+  wishes.linear("shared.down", {width}, moe.shared_width, kExpertFields, weights.shared_down,
+                by_inputs(moe.shared_width));
   if (moe.shared_gate) wishes.linear("shared.gate", {1}, width, kExpertFields, weights.shared_gate);
 }
 
 void want_ffn(const Ffn& spec, int64_t width, FfnWeights& weights, Wishes& wishes) {
   if (spec.moe) return want_experts(spec, width, weights, wishes);
   const std::vector<int64_t> up = up_parts(spec, spec.width);
-  wishes.linear("ffn.up", up, width, kFfnFields, weights.up);
-  wishes.bias(spec.bias, "ffn.up", up, kFfnFields, weights.up_bias);
-  wishes.linear("ffn.down", {width}, spec.width, kFfnFields, weights.down);
-  wishes.bias(spec.bias, "ffn.down", {width}, kWidth, weights.down_bias);
+  wishes.linear("ffn.up", up, width, kFfnFields, weights.up, by_outputs(up));
+  wishes.bias(spec.bias, "ffn.up", up, kFfnFields, weights.up_bias, by_outputs(up));
+  wishes.linear("ffn.down", {width}, spec.width, kFfnFields, weights.down, by_inputs(spec.width));
+  wishes.bias(spec.bias, "ffn.down", {width}, kWidth, weights.down_bias, {kFirstRank});
 }
 
 void want_layer(const Layer& layer, int64_t width, LayerWeights& weights, Wishes& wishes) {
@@ -208,7 +233,7 @@ void want_layer(const Layer& layer, int64_t width, LayerWeights& weights, Wishes
   wishes.norm("ffn_out_norm", layer.ffn_out_norm, width, kWidth, weights.ffn_out_norm);
 }
 
-void want_embedding(const ModelSpec& spec, ModelWeights& weights, Wishes& wishes) {
+void want_embedding(const ModelSpec& spec, ModelWeights& weights, int32_t num_ranks, Wishes& wishes) {
   constexpr std::string_view kTableFields = "vocab_size, hidden_size (n_embd)";
   const int64_t width = spec.projects_embedding() ? spec.embed_width : spec.width;
   WantedWeight table{.module = "embedding",
@@ -217,12 +242,13 @@ void want_embedding(const ModelSpec& spec, ModelWeights& weights, Wishes& wishes
                      .pick = 0,
                      .fields = kTableFields,
                      .destination = &weights.embedding};
-  if (!spec.tied) wishes.add(table);
+  if (!spec.tied || num_ranks > 1) wishes.add(table);
   table.module = spec.tied ? "embedding" : "head";
   table.fold = spec.head_unit_rows ? Fold::kUnitRows : Fold::kNone;
+  table.cut = by_outputs({spec.vocab});
   table.destination = &weights.head;
   wishes.add(table);
-  wishes.bias(spec.head_bias, "head", {spec.vocab}, "vocab_size", weights.head_bias);
+  wishes.bias(spec.head_bias, "head", {spec.vocab}, "vocab_size", weights.head_bias, by_outputs({spec.vocab}));
   wishes.norm("embedding_norm", spec.embed_norm, width, kWidth, weights.embed_norm);
   if (const auto* learned = std::get_if<LearnedPositions>(&spec.layers.front().attention.positions)) {
     wishes.table("position_embedding", int64_t{learned->num_positions} + learned->offset, spec.width,
@@ -245,10 +271,10 @@ int64_t WantedWeight::num_elements() const {
   return groups * wanted * std::max<int64_t>(inputs, 1);
 }
 
-std::vector<WantedWeight> wanted_weights(const ModelSpec& spec, ModelWeights& weights) {
+std::vector<WantedWeight> wanted_weights(const ModelSpec& spec, ModelWeights& weights, int32_t num_ranks) {
   Wishes wishes;
   weights.layers.resize(spec.layers.size());
-  want_embedding(spec, weights, wishes);
+  want_embedding(spec, weights, num_ranks, wishes);
   for (size_t i = 0; i < spec.layers.size(); ++i) {
     wishes.enter_layer(static_cast<int32_t>(i));
     want_layer(spec.layers[i], spec.width, weights.layers[i], wishes);

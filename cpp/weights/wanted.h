@@ -17,6 +17,21 @@ enum class Fold {
   kUnitRows     ///< each row of a matrix is divided by its length
 };
 
+/// How a weight is dealt out to the ranks that compute a model together (weights/shard.h).
+struct Cut {
+  enum class Along {
+    kNothing,   ///< every rank holds all of it
+    kOutputs,   ///< of each part a rank holds its share of `units`
+    kInputs,    ///< of the inputs its share of `units`
+    kGroups,    ///< some of the groups
+    kParts,     ///< some of the parts
+    kFirstRank  ///< the first rank holds it alone: what is added to a sum over the ranks, once
+  };
+  Along along = Along::kNothing;
+  /// Heads or columns, each of which goes to a rank as a whole: of each part, or of the inputs. 0: not cut.
+  std::vector<int64_t> units = {};
+};
+
 /// A weight that a spec asks for: its canonical name, its shape, and the place it goes to.
 struct WantedWeight {
   std::string_view module;  ///< as NameRule::module
@@ -38,6 +53,7 @@ struct WantedWeight {
   /// Which fields of config.json give the shape, for messages.
   std::string_view fields;
   Fold fold = Fold::kNone;
+  Cut cut;
   /// A linear is packed by the backend, a matrix with a Tensor is a table of embeddings, a vector becomes float32.
   std::variant<PackedLinear*, Tensor*> destination;
 
@@ -48,8 +64,9 @@ struct WantedWeight {
   int64_t num_elements() const;
 };
 
-/// All weights of a model, in the order of the file layouts that are usual. The destinations point into `weights`,
-/// whose layers are made here. In a tied model the module "embedding" goes to the head, which serves as the table too.
-std::vector<WantedWeight> wanted_weights(const ModelSpec& spec, ModelWeights& weights);
+/// All weights of a whole model, in the order of the file layouts that are usual. The destinations point into
+/// `weights`, whose layers are made here. In a tied model the module "embedding" goes to the head, which serves as the
+/// table too; of several ranks each has the whole table and a share of the head.
+std::vector<WantedWeight> wanted_weights(const ModelSpec& spec, ModelWeights& weights, int32_t num_ranks = 1);
 
 }  // namespace quire
