@@ -29,19 +29,18 @@ void apply_rope(const Step& step, const Attention& spec, const RopeTable& table,
   };
   if (table.rope.log_scale_base == 0) {
     // q and k lie side by side, so one call turns the heads of both.
-    turn(0, spec.heads + spec.kv_heads, table.cos, table.sin);
+    turn(0, spec.computed_heads() + spec.computed_kv_heads(), table.cos, table.sin);
   } else {
-    turn(0, spec.heads, table.q_cos, table.q_sin);
-    turn(spec.heads, spec.kv_heads, table.cos, table.sin);
+    turn(0, spec.computed_heads(), table.q_cos, table.q_sin);
+    turn(spec.computed_heads(), spec.computed_kv_heads(), table.cos, table.sin);
   }
 }
 
 /// Turn q and k, and store k and v.
 void write_keys_and_values(const Step& step, const Attention& spec, const LayerPositions& positions, Tensor qkv,
-                           const KvWriteArgs& write) {
+                           Tensor q, const KvWriteArgs& write) {
   const RopeTable* const table = positions.rope;
   if (table != nullptr && table->rope.log_scale_base == 0 && step.ops.rope_kv_write != nullptr) {
-    const Tensor q = qkv.columns(0, int64_t{spec.heads} * spec.head_dim).heads(spec.heads, spec.head_dim);
     step.ops.rope_kv_write({.q = q, .rope = rope_args(step, *table), .kv = write}, step.stream);
     return;
   }
@@ -53,8 +52,8 @@ void write_keys_and_values(const Step& step, const Attention& spec, const LayerP
 
 void apply_attention(const Step& step, const Attention& spec, const AttentionWeights& weights,
                      const LayerPositions& positions, const KvLayer& kv, const PartInput& input, const Sink& sink) {
-  const int64_t q_columns = int64_t{spec.heads} * spec.head_dim;
-  const int64_t k_columns = int64_t{spec.kv_heads} * spec.head_dim;
+  const int64_t q_columns = int64_t{spec.computed_heads()} * spec.head_dim;
+  const int64_t k_columns = int64_t{spec.computed_kv_heads()} * spec.head_dim;
   const int64_t v_columns = int64_t{spec.kv_heads} * spec.value_dim();
   const int64_t num_tokens = step.batch.num_tokens;
 
@@ -62,12 +61,16 @@ void apply_attention(const Step& step, const Attention& spec, const AttentionWei
   apply_first_linear(step, input, {.weight = weights.qkv, .bias = weights.qkv_bias, .up = {}, .out = qkv});
   if (spec.clip_qkv > 0) step.ops.clip({.x = qkv, .limit = static_cast<float>(spec.clip_qkv)}, step.stream);
 
-  const Tensor q = qkv.columns(0, q_columns).heads(spec.heads, spec.head_dim);
-  const Tensor k = qkv.columns(q_columns, k_columns).heads(spec.kv_heads, spec.head_dim);
+  // Of the heads from `first` on, that many.
+  const auto heads_of = [&](int64_t column, int64_t first, int64_t count) {
+    return qkv.columns(column + first * spec.head_dim, count * spec.head_dim).heads(count, spec.head_dim);
+  };
+  const Tensor q = heads_of(0, spec.first_head(), spec.heads);
+  const Tensor k = heads_of(q_columns, spec.first_kv_head(), spec.kv_heads);
   const Tensor v = qkv.columns(q_columns + k_columns, v_columns).heads(spec.kv_heads, spec.value_dim());
   apply_qk_norm(step, spec, weights.q_norm, q, qkv.columns(0, q_columns));
   apply_qk_norm(step, spec, weights.k_norm, k, qkv.columns(q_columns, k_columns));
-  write_keys_and_values(step, spec, positions, qkv, {.k = k, .v = v, .kv = kv, .slots = step.batch.slots});
+  write_keys_and_values(step, spec, positions, qkv, q, {.k = k, .v = v, .kv = kv, .slots = step.batch.slots});
 
   const Tensor mixed(step.memory.attention.data, step.memory.attention.dtype,
                      {num_tokens, int64_t{spec.heads} * spec.value_dim()});

@@ -11,6 +11,7 @@ struct Decoder::State {
   const Backend& backend;
   DType dtype;
   PositionTables positions;
+  Communicator* ranks;
 
   Workspace workspace(int64_t num_tokens, int64_t num_logit_rows, void* base) const {
     return Workspace(spec, backend, dtype, num_tokens, num_logit_rows, base);
@@ -34,14 +35,12 @@ class LayerRun {
         return;
       case Wiring::kParallel: {
         const Tensor x = normed(step_, attention_input(step_.memory.normed));
-        add_attention({.x = x});
-        add_ffn({.x = x});
+        add_both({.x = x}, {.x = x});
         return;
       }
       case Wiring::kParallelTwoNorms: {
         const Tensor x = normed(step_, ffn_input(step_.memory.normed_ffn));
-        add_attention(attention_input(step_.memory.normed));
-        add_ffn({.x = x});
+        add_both(attention_input(step_.memory.normed), {.x = x});
         return;
       }
       case Wiring::kPost:
@@ -65,36 +64,65 @@ class LayerRun {
     return {.x = hidden_, .norm = &spec_.ffn_norm, .weights = &weights_.ffn_norm, .room = room};
   }
 
+  void attention(const PartInput& input, const Sink& sink) const {
+    if (spec_.attention.latent) {
+      apply_latent_attention(step_, spec_.attention, weights_.attention, positions_, kv_, input, sink);
+    } else {
+      apply_attention(step_, spec_.attention, weights_.attention, positions_, kv_, input, sink);
+    }
+  }
+  void ffn(const PartInput& input, const Sink& sink) const {
+    if (spec_.ffn.moe) {
+      apply_experts(step_, spec_.ffn, weights_.ffn, input, sink);
+    } else {
+      apply_ffn(step_, spec_.ffn, weights_.ffn, input, sink);
+    }
+  }
+
   void add_attention(const PartInput& input) const {
-    add(spec_.attention_out_norm, weights_.attention_out_norm, [&](const Sink& sink) {
-      if (spec_.attention.latent) {
-        apply_latent_attention(step_, spec_.attention, weights_.attention, positions_, kv_, input, sink);
-      } else {
-        apply_attention(step_, spec_.attention, weights_.attention, positions_, kv_, input, sink);
-      }
-    });
+    add(spec_.attention_out_norm, weights_.attention_out_norm, branch(step_.memory.normed.dtype),
+        [&](const Sink& sink) { attention(input, sink); });
   }
-
   void add_ffn(const PartInput& input) const {
-    add(spec_.ffn_out_norm, weights_.ffn_out_norm, [&](const Sink& sink) {
-      if (spec_.ffn.moe) {
-        apply_experts(step_, spec_.ffn, weights_.ffn, input, sink);
-      } else {
-        apply_ffn(step_, spec_.ffn, weights_.ffn, input, sink);
-      }
-    });
+    // Experts give float32, whatever activations are.
+    const bool wide = step_.ranks != nullptr && spec_.ffn.moe;
+    add(spec_.ffn_out_norm, weights_.ffn_out_norm, branch(wide ? DType::kFloat32 : step_.memory.normed.dtype),
+        [&](const Sink& sink) { ffn(input, sink); });
   }
 
-  /// hidden += residual_scale * norm(part). Where nothing is done to the part's result it is added as it is made.
+  /// Parts that do not read each other's results: the ranks sum them at once, if nothing is done to either.
+  void add_both(const PartInput& attention_input, const PartInput& ffn_input) const {
+    if (step_.ranks == nullptr || !sums_parts_at_once(spec_)) {
+      add_attention(attention_input);
+      add_ffn(ffn_input);
+      return;
+    }
+    const Tensor sum = branch(DType::kFloat32);
+    attention(attention_input, {.residual = {}, .out = sum});
+    ffn(ffn_input, {.residual = sum, .out = sum});
+    step_.ranks->all_reduce({.x = sum, .add_to = hidden_}, step_.stream);
+  }
+
+  /// hidden += residual_scale * norm(part), the part being the sum of what the ranks have of it. Where nothing is done
+  /// to the part's result it is added as it is made. `result`: room for it.
   template <typename Part>
-  void add(const Norm& norm, const NormWeights& weights, const Part& part) const {
-    if (norm.kind == Norm::Kind::kNone && spec_.residual_scale == 1.0f) {
+  void add(const Norm& norm, const NormWeights& weights, Tensor result, const Part& part) const {
+    const bool has_norm = norm.kind != Norm::Kind::kNone;
+    if (step_.ranks == nullptr && !has_norm && spec_.residual_scale == 1.0f) {
       return part({.residual = hidden_, .out = hidden_});
     }
-    const Tensor result = step_.memory.branch;
     part({.residual = {}, .out = result});
+    if (step_.ranks != nullptr && !has_norm) {
+      return step_.ranks->all_reduce({.x = result, .scale = spec_.residual_scale, .add_to = hidden_}, step_.stream);
+    }
+    if (step_.ranks != nullptr) step_.ranks->all_reduce({.x = result}, step_.stream);
     apply_norm(step_, norm, weights, result, result);
     step_.ops.add({.x = result, .scale = spec_.residual_scale, .out = hidden_}, step_.stream);
+  }
+
+  /// Room for a part's result; float32 only where Workspace::branch is.
+  Tensor branch(DType dtype) const {
+    return Tensor(step_.memory.branch.data, dtype, {hidden_.shape[0], hidden_.shape[1]});
   }
 
   const Step& step_;
@@ -171,11 +199,13 @@ void apply_first_linear(const Step& step, const PartInput& input, const FirstLin
 }
 
 Decoder::Decoder(const ModelSpec& spec, const ModelWeights& weights, Backend& backend, Stream& stream, DType dtype,
-                 int32_t max_model_len) {
+                 int32_t max_model_len, Communicator* ranks) {
+  QUIRE_CHECK((ranks == nullptr ? Rank{} : Rank{ranks->rank(), ranks->num_ranks()}) == spec.rank,
+              "share of rank=", spec.rank.index, " of ", spec.rank.num_ranks);
   QUIRE_CHECK(weights.layers.size() == spec.layers.size(), "weights=", weights.layers.size(),
               ", spec=", spec.layers.size());
   state_ = std::make_unique<State>(
-      State{spec, weights, backend, dtype, PositionTables(spec, max_model_len, backend, stream)});
+      State{spec, weights, backend, dtype, PositionTables(spec, max_model_len, backend, stream), ranks});
 }
 
 Decoder::~Decoder() = default;
@@ -193,7 +223,7 @@ Tensor Decoder::forward(const RaggedBatch& batch, std::span<const KvLayer> kv, v
   const ModelSpec& spec = state_->spec;
   const ModelWeights& weights = state_->weights;
   const Workspace memory = state_->workspace(batch.num_tokens, 0, workspace);
-  const Step step{state_->backend.ops(), batch, memory, stream};
+  const Step step{state_->backend.ops(), batch, memory, stream, state_->ranks};
   embed(step, spec, weights);
   for (size_t i = 0; i < spec.layers.size(); ++i) {
     LayerRun(step, spec.layers[i], weights.layers[i], state_->positions.of_layer(i), kv[i]).run();
@@ -215,10 +245,12 @@ void Decoder::logits(Tensor hidden, const int32_t* rows, int32_t num_rows, Tenso
     step.ops.linear({.x = x, .weight = &weights.project_out, .out = memory.projected}, stream);
     x = memory.projected;
   }
-  step.ops.linear({.x = x, .weight = &weights.head, .bias = weights.head_bias, .out = out}, stream);
+  const Tensor own = state_->ranks == nullptr ? out : memory.head_share;
+  step.ops.linear({.x = x, .weight = &weights.head, .bias = weights.head_bias, .out = own}, stream);
   if (spec.logit_scale != 1.0f || spec.logit_softcap > 0.0f) {
-    step.ops.logit_scale({.x = out, .scale = spec.logit_scale, .softcap = spec.logit_softcap}, stream);
+    step.ops.logit_scale({.x = own, .scale = spec.logit_scale, .softcap = spec.logit_softcap}, stream);
   }
+  if (state_->ranks != nullptr) state_->ranks->all_gather({.x = own, .out = out}, stream);
 }
 
 }  // namespace quire

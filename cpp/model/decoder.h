@@ -5,19 +5,23 @@
 #include <span>
 
 #include "backend/backend.h"
+#include "comm/communicator.h"
 #include "spec/spec.h"
 #include "weights/model_weights.h"
 
 namespace quire {
 
 /// The one layer loop: tokens in, logits out, over a backend's ops. Reads the spec, never a family's name.
-/// Thread safety: one caller at a time.
+///
+/// Of several ranks, each of which has a share of the model (weights/shard.h), every rank has the same hidden states
+/// and gets the same logits. What they say to each other in one step: a sum per part of a layer, or one per layer where
+/// its parts stand side by side, and in logits() the columns of all. Thread safety: one caller at a time.
 class Decoder {
  public:
   /// All arguments must outlive the decoder. `dtype`: what is computed in; `max_model_len`: longest sequence, rows of
-  /// the rope tables. Raises: kOutOfMemory.
+  /// the rope tables; `ranks`: null if the spec is of a whole model. Raises: kOutOfMemory.
   Decoder(const ModelSpec& spec, const ModelWeights& weights, Backend& backend, Stream& stream, DType dtype,
-          int32_t max_model_len);
+          int32_t max_model_len, Communicator* ranks = nullptr);
   ~Decoder();
 
   /// Bytes of activations for a step of that size; nothing is computed, and no weight is needed, so that the memory

@@ -13,8 +13,8 @@ void add_shared_expert(const Step& step, const Ffn& spec, const FfnWeights& weig
                              .width = spec.moe->shared_width};
   if (!spec.moe->shared_gate) return apply_matrices(step, spec, matrices, {.x = x}, {.residual = out, .out = out});
   const Tensor gate = step.memory.shared_gate;
-  const Tensor result = step.memory.branch;
-  QUIRE_CHECK(out.data != result.data && out.data != x.data, "a gated shared expert needs room of its own");
+  const Tensor result = step.memory.shared_out;
+  QUIRE_CHECK(out.data != x.data, "a shared expert reads what the others have read");
   step.ops.linear({.x = x, .weight = &weights.shared_gate, .out = gate}, step.stream);
   apply_matrices(step, spec, matrices, {.x = x}, {.residual = {}, .out = result});
   step.ops.add({.x = result, .gate = gate, .out = out}, step.stream);

@@ -115,15 +115,20 @@ const RopeTable* PositionTables::rope_table(const Rope& rope) {
 
 const float* PositionTables::alibi_slopes(const Alibi& alibi, const Attention& attention) {
   const double scale = alibi.scaled ? attention_scale(attention) : 1.0;
+  // A rank's heads have the slopes that they have in the whole model.
+  const AllHeads all = attention.all.value_or(AllHeads{.heads = attention.heads});
   for (const Slopes& known : slopes_) {
-    if (known.alibi == alibi && known.heads == attention.heads && known.scale == scale) return known.values;
+    if (known.alibi == alibi && known.first == all.first && known.heads == all.heads && known.scale == scale) {
+      return known.values;
+    }
   }
   std::vector<float> values;
-  for (const double slope : quire::alibi_slopes(alibi, attention.heads)) {
+  for (const double slope : quire::alibi_slopes(alibi, all.heads)) {
     values.push_back(static_cast<float>(slope * scale));
   }
+  const auto* const uploaded = static_cast<const float*>(upload(values));
   slopes_.push_back(
-      {.alibi = alibi, .heads = attention.heads, .scale = scale, .values = static_cast<const float*>(upload(values))});
+      {.alibi = alibi, .first = all.first, .heads = all.heads, .scale = scale, .values = uploaded + all.first});
   return slopes_.back().values;
 }
 

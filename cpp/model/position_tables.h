@@ -42,7 +42,7 @@ class PositionTables {
  private:
   struct Slopes {
     Alibi alibi;
-    int32_t heads = 0;
+    int32_t first = 0, heads = 0;
     double scale = 0;
     const float* values = nullptr;
   };

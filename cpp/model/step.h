@@ -1,6 +1,7 @@
 #pragma once
 
 #include "backend/backend.h"
+#include "comm/communicator.h"
 #include "model/position_tables.h"
 #include "model/workspace.h"
 #include "spec/spec.h"
@@ -14,9 +15,10 @@ struct Step {
   const RaggedBatch& batch;
   const Workspace& memory;
   Stream& stream;
+  Communicator* ranks = nullptr;  ///< null: one has the whole model
 };
 
-/// Where a part of a layer puts its result: out = part(x) (+ residual).
+/// Where a part of a layer puts its result, or this rank's part of it: out = part(x) (+ residual).
 struct Sink {
   Tensor residual;  ///< [T, D]; absent, or the same as `out`
   Tensor out;       ///< [T, D]; may be the part's input

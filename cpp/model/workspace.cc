@@ -35,16 +35,17 @@ class Cutter {
 struct Widths {
   int64_t normed_ffn = 0, branch = 0;
   int64_t qkv = 0, attention = 0, q = 0, latent_q = 0, latent_out = 0;
-  int64_t up = 0, activated = 0, router_logits = 0, top_k = 0, moe_scratch_bytes = 0, shared_gate = 0;
+  int64_t up = 0, activated = 0, router_logits = 0, top_k = 0, moe_scratch_bytes = 0, shared_gate = 0, shared_out = 0;
+  bool wide_branch = false;
 
   Widths(const ModelSpec& spec, const Backend& backend, int64_t num_tokens)
       : backend_(backend), num_tokens_(num_tokens) {
     for (const Layer& layer : spec.layers) {
       if (layer.wiring == Wiring::kParallelTwoNorms) normed_ffn = spec.width;
-      const bool plain_sum = layer.attention_out_norm.kind == Norm::Kind::kNone &&
-                             layer.ffn_out_norm.kind == Norm::Kind::kNone && layer.residual_scale == 1.0f;
-      const bool gated_branch = layer.ffn.moe && layer.ffn.moe->shared_gate;
-      if (!plain_sum || gated_branch) branch = spec.width;
+      const bool sums = spec.rank.num_ranks > 1;
+      if (sums || !adds_plainly(layer)) branch = spec.width;
+      // Experts give float32, and so does a product that is added to another.
+      if (sums && (layer.ffn.moe || sums_parts_at_once(layer))) wide_branch = true;
       widen_attention(layer.attention);
       widen_ffn(layer.ffn, spec.width);
     }
@@ -80,11 +81,23 @@ struct Widths {
                                                                               .up_columns = spec.up_columns(spec.width),
                                                                               .ffn_width = spec.width})));
     if (spec.moe->shared_width > 0) widen_plain(spec.moe->shared_width);
-    if (spec.moe->shared_gate) widen(shared_gate, 1);
+    if (!spec.moe->shared_gate) return;
+    widen(shared_gate, 1);
+    widen(shared_out, width);
   }
 };
 
 }  // namespace
+
+bool adds_plainly(const Layer& layer) {
+  return layer.attention_out_norm.kind == Norm::Kind::kNone && layer.ffn_out_norm.kind == Norm::Kind::kNone &&
+         layer.residual_scale == 1.0f;
+}
+
+bool sums_parts_at_once(const Layer& layer) {
+  const bool parallel = layer.wiring == Wiring::kParallel || layer.wiring == Wiring::kParallelTwoNorms;
+  return parallel && adds_plainly(layer);
+}
 
 int64_t qkv_width(const Attention& attention) {
   const int64_t q = int64_t{attention.heads} * attention.head_dim;
@@ -92,7 +105,8 @@ int64_t qkv_width(const Attention& attention) {
     const Latent& latent = *attention.latent;
     return (latent.q_rank > 0 ? latent.q_rank : q) + latent.kv_rank + latent.rope_dim;
   }
-  return q + int64_t{attention.kv_heads} * (attention.head_dim + attention.value_dim());
+  const int64_t num_computed = int64_t{attention.computed_heads()} + attention.computed_kv_heads();
+  return num_computed * attention.head_dim + int64_t{attention.kv_heads} * attention.value_dim();
 }
 
 Workspace::Workspace(const ModelSpec& spec, const Backend& backend, DType dtype, int64_t num_tokens,
@@ -104,7 +118,7 @@ Workspace::Workspace(const ModelSpec& spec, const Backend& backend, DType dtype,
   hidden = always.take(num_tokens, spec.width, DType::kFloat32);
   normed = always.take(num_tokens, spec.width);
   normed_ffn = always.take(num_tokens, widths.normed_ffn);
-  branch = always.take(num_tokens, widths.branch);
+  branch = always.take(num_tokens, widths.branch, widths.wide_branch ? DType::kFloat32 : type);
 
   Cutter in_embedding(base, type, always.offset());
   embedded = in_embedding.take(num_tokens, embed_width);
@@ -124,11 +138,13 @@ Workspace::Workspace(const ModelSpec& spec, const Backend& backend, DType dtype,
   expert_weights = in_ffn.take(num_tokens, widths.top_k, DType::kFloat32);
   moe_scratch = in_ffn.take(1, widths.moe_scratch_bytes, DType::kUInt8);
   shared_gate = in_ffn.take(num_tokens, widths.shared_gate, DType::kFloat32);
+  shared_out = in_ffn.take(num_tokens, widths.shared_out);
 
   Cutter in_head(base, type, always.offset());
   gathered = in_head.take(num_logit_rows, spec.width, DType::kFloat32);
   final_norms = in_head.take(num_logit_rows, spec.width);
   projected = in_head.take(num_logit_rows, embed_width);
+  head_share = in_head.take(num_logit_rows, spec.rank.num_ranks > 1 ? spec.head_rows().count : 0, DType::kFloat32);
 
   bytes = std::max({in_embedding.offset(), in_attention.offset(), in_ffn.offset(), in_head.offset()});
 }

@@ -17,7 +17,9 @@ struct Workspace {
   Tensor hidden;      ///< [T, D] float32, the residual stream
   Tensor normed;      ///< [T, D]
   Tensor normed_ffn;  ///< [T, D], of layers whose two parts read norms of their own side by side
-  Tensor branch;      ///< [T, D], what a part of a layer adds to the residual stream, if more is done to it before
+  /// [T, D], what a part of a layer adds to the residual stream, if more is done to it before: a norm, a factor, or a
+  /// sum over the ranks. float32 if such a sum needs it.
+  Tensor branch;
 
   Tensor embedded;  ///< [T, De], embeddings of a width of their own
 
@@ -34,16 +36,24 @@ struct Workspace {
   Tensor expert_weights;  ///< [T, top_k] float32
   Tensor moe_scratch;     ///< as many bytes as the backend asks for
   Tensor shared_gate;     ///< [T, 1] float32
+  Tensor shared_out;      ///< [T, D], of a shared expert with a gate
 
   Tensor gathered;     ///< [R, D] float32
   Tensor final_norms;  ///< [R, D]
   Tensor projected;    ///< [R, De]
+  Tensor head_share;   ///< [R, a rank's rows of the head] float32, of several ranks
   int64_t bytes = 0;
 
   /// `dtype`: what the model computes in, which gives the type of the activations (Backend::activation_dtype).
   Workspace(const ModelSpec& spec, const Backend& backend, DType dtype, int64_t num_tokens, int64_t num_logit_rows,
             void* base);
 };
+
+/// Whether the parts of a layer are added to the residual stream as they are.
+bool adds_plainly(const Layer& layer);
+
+/// Whether the ranks sum both parts of a layer, which read the same residual stream, at once.
+bool sums_parts_at_once(const Layer& layer);
 
 /// Columns of a layer's packed q, k, v, or of what stands there with latent attention.
 int64_t qkv_width(const Attention& attention);

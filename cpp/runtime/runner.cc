@@ -27,12 +27,19 @@ int32_t max_candidates(const ModelSpec& spec, const RunnerConfig& config) {
   return std::min(config.max_logprobs, spec.vocab) + 1;
 }
 
+size_t logits_bytes(const ModelSpec& spec, int32_t num_rows) {
+  return static_cast<size_t>(spec.vocab) * static_cast<size_t>(num_rows) * sizeof(float);
+}
+
+}  // namespace
+
 /// Logits of a whole prompt or batch could take gigabytes at large vocabularies; so many rows are had at a time. A
 /// device beside the host reads the head once per slice, and should do so once per step of many sequences.
-int32_t rows_per_slice(const ModelSpec& spec, const Backend& backend, const RunnerConfig& config) {
+int32_t Runner::rows_per_slice(const ModelSpec& spec, const Backend& backend, const RunnerConfig& config) {
   constexpr int64_t kLogitsBytes = 32 << 20;
   constexpr int64_t kShareOfMemory = 512;
   constexpr int64_t kFewestRows = 8;
+  if (config.rows_per_slice > 0) return config.rows_per_slice;
   const int64_t bytes =
       backend.runs_behind() ? std::max(kLogitsBytes, backend.total_memory() / kShareOfMemory) : kLogitsBytes;
   const int64_t row_bytes = int64_t{spec.vocab} * static_cast<int64_t>(sizeof(float));
@@ -40,18 +47,13 @@ int32_t rows_per_slice(const ModelSpec& spec, const Backend& backend, const Runn
   return static_cast<int32_t>(std::min<int64_t>(rows, std::max<int64_t>(kFewestRows, config.max_num_batched_tokens)));
 }
 
-size_t logits_bytes(const ModelSpec& spec, int32_t num_rows) {
-  return static_cast<size_t>(spec.vocab) * static_cast<size_t>(num_rows) * sizeof(float);
-}
-
-}  // namespace
-
 Runner::Runner(const ModelSpec& spec, ModelWeights weights, KvMemory swapped_kv, std::unique_ptr<Backend> backend,
-               std::unique_ptr<Stream> stream, const RunnerConfig& config)
+               std::unique_ptr<Stream> stream, const RunnerConfig& config, std::unique_ptr<Communicator> ranks)
     : spec_(spec),
       config_(config),
       backend_(std::move(backend)),
       stream_(std::move(stream)),
+      ranks_(std::move(ranks)),
       weights_(std::move(weights)),
       kv_(spec_, *backend_, KvPlace::kDevice, config.kv_dtype, config.block_size, config.num_blocks),
       swapped_kv_(std::move(swapped_kv)),
@@ -64,7 +66,7 @@ Runner::Runner(const ModelSpec& spec, ModelWeights weights, KvMemory swapped_kv,
           backend_->allocate(backend_->sample_scratch_bytes(rows_per_slice_, spec_.vocab), MemoryKind::kWorkspace)),
       inputs_(*backend_, largest_shape(config), config.block_size, blocks_per_sequence(config), config.max_model_len),
       outputs_(*backend_, largest_shape(config).num_rows, max_candidates(spec_, config)),
-      decoder_(spec_, weights_, *backend_, *stream_, config.dtype, config.max_model_len),
+      decoder_(spec_, weights_, *backend_, *stream_, config.dtype, config.max_model_len, ranks_.get()),
       graphs_(*backend_) {
   // Enough for every list of copies: nothing may keep a planned move from being made.
   const auto most_copies = static_cast<size_t>(std::max(config.num_swap_blocks, config.max_num_seqs));

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "backend/backend.h"
+#include "comm/communicator.h"
 #include "core/buffer.h"
 #include "model/decoder.h"
 #include "runtime/decode_graphs.h"
@@ -30,11 +31,14 @@ struct RunnerConfig {
   int32_t num_swap_blocks = 0;    ///< of the host
   DType dtype = DType::kFloat32;  ///< what the model computes in
   DType kv_dtype = DType::kFloat32;
+  /// Rows of logits that are had at a time, the same on all ranks; 0: rows_per_slice().
+  int32_t rows_per_slice = 0;
   /// Record steps of one token per sequence and run them as one, where the backend can.
   bool record_graphs = true;
 };
 
-/// One rank's work: owns a model on a device and computes steps. Memory is taken at construction.
+/// One rank's work: owns a model, or its share of one, on a device and computes steps. Memory is taken at construction.
+/// The runners of all ranks must get the same calls, in the same order, each on a thread of its own.
 ///
 /// A step is launched, which enqueues all that it does, and later collected, which waits for its results. Where ops run
 /// behind the host two steps may be on their way: the second is launched before the first one's tokens are known, and
@@ -42,10 +46,10 @@ struct RunnerConfig {
 /// Thread safety: one caller at a time.
 class Runner {
  public:
-  /// `weights` lie in `backend`'s memory, `swapped_kv` is room for config.num_swap_blocks. Raises: kOutOfMemory,
-  /// kUnsupported.
+  /// `weights` lie in `backend`'s memory, `swapped_kv` is room for config.num_swap_blocks, `ranks` is null for a whole
+  /// model. Raises: kOutOfMemory, kUnsupported.
   Runner(const ModelSpec& spec, ModelWeights weights, KvMemory swapped_kv, std::unique_ptr<Backend> backend,
-         std::unique_ptr<Stream> stream, const RunnerConfig& config);
+         std::unique_ptr<Stream> stream, const RunnerConfig& config, std::unique_ptr<Communicator> ranks = nullptr);
   Runner(const Runner&) = delete;
   Runner& operator=(const Runner&) = delete;
   ~Runner();
@@ -58,6 +62,9 @@ class Runner {
   /// Bytes of the backend's memory that a runner takes beside weights and KV cache, to the byte as long as no step
   /// brings unusually long lists (StepInputs). `config.num_blocks` is not looked at.
   static int64_t workspace_bytes(const ModelSpec& spec, const Backend& backend, const RunnerConfig& config);
+
+  /// Rows of logits that suit a backend's memory.
+  static int32_t rows_per_slice(const ModelSpec& spec, const Backend& backend, const RunnerConfig& config);
 
   /// Which of the model's sets of keys a prompt of that length is computed with (Sequence::key_set).
   int32_t key_set(int64_t prompt_length) const { return rope_set(spec_, prompt_length); }
@@ -80,6 +87,11 @@ class Runner {
 
   int64_t num_recorded_graphs() const { return graphs_.num_recorded(); }
 
+  /// Let the other ranks wait for this one no more. From any thread.
+  void abort() noexcept {
+    if (ranks_ != nullptr) ranks_->abort();
+  }
+
  private:
   void enqueue_step(const StepPlan& plan, const SampleBatch& samples);
   void copy_blocks(std::span<const BlockCopy> copies, const KvMemory& from, const KvMemory& to);
@@ -92,6 +104,7 @@ class Runner {
   const RunnerConfig config_;
   std::unique_ptr<Backend> backend_;
   std::unique_ptr<Stream> stream_;
+  std::unique_ptr<Communicator> ranks_;
   ModelWeights weights_;
   KvMemory kv_;
   KvMemory swapped_kv_;

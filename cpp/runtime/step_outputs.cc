@@ -1,5 +1,7 @@
 #include "runtime/step_outputs.h"
 
+#include <algorithm>
+
 #include "core/check.h"
 
 namespace quire {
@@ -26,6 +28,12 @@ SampleResult StepResults::operator[](int32_t row) const {
     result.candidates = {candidates_ + int64_t{row} * max_candidates_, static_cast<size_t>(token.num_candidates)};
   }
   return result;
+}
+
+bool StepResults::same_tokens(const StepResults& other) const {
+  return std::ranges::equal(tokens_, other.tokens_, [](const SampledToken& own, const SampledToken& theirs) {
+    return own.finite == theirs.finite && (own.finite == 0 || own.token == theirs.token);
+  });
 }
 
 StepOutputs::StepOutputs(Backend& backend, int32_t max_rows, int32_t max_candidates)

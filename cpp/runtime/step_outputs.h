@@ -29,6 +29,9 @@ class StepResults {
   int32_t size() const { return static_cast<int32_t>(tokens_.size()); }
   SampleResult operator[](int32_t row) const;
 
+  /// Whether another rank has chosen the same tokens.
+  bool same_tokens(const StepResults& other) const;
+
  private:
   std::span<const SampledToken> tokens_;
   const SampledCandidate* candidates_ = nullptr;  ///< null: no row has asked for any
