@@ -2,6 +2,7 @@
 
 #include <dlfcn.h>
 
+#include <algorithm>
 #include <array>
 #include <charconv>
 #include <cstdlib>
@@ -12,6 +13,7 @@
 #include "backend/cpu/cpu_features.h"
 #include "backend/loadable.h"
 #include "core/check.h"
+#include "core/host.h"
 #include "core/log.h"
 #include "core/quote.h"
 
@@ -116,6 +118,16 @@ std::unique_ptr<Backend> create_any_gpu(const BackendOptions& options) {
   return nullptr;
 }
 
+void require_devices(const GpuBackend& gpu, int first, int32_t num_ranks) {
+  Refusal refusal;
+  std::string why_none;
+  const LoadableBackend* const backend = open_backend(gpu, refusal);
+  const int num_devices = backend == nullptr ? 0 : backend->count_devices(why_none);
+  QUIRE_REQUIRE(first + num_ranks <= num_devices, ErrorKind::kInvalidArgument,
+                "[device] fewer devices than ranks: tensor_parallel_size=", num_ranks, ", devices from ", gpu.device,
+                ":", first, " on=", std::max(0, num_devices - first), ": set tensor_parallel_size to at most that");
+}
+
 }  // namespace
 
 std::unique_ptr<Backend> create_backend(const std::string& device, const BackendOptions& options) {
@@ -137,6 +149,32 @@ std::unique_ptr<Backend> create_backend(const std::string& device, const Backend
       ErrorKind::kInvalidArgument,
       detail::join_message("[device] unknown device: device=", in_quotes(device),
                            ", expected=auto, cpu, cpu:portable, cpu:avx2, cpu:avx512, cuda, cuda:N, hip or hip:N"));
+}
+
+std::vector<std::unique_ptr<Backend>> create_backends(const std::string& device, const BackendOptions& options,
+                                                      int32_t num_ranks) {
+  std::vector<std::unique_ptr<Backend>> backends;
+  if (num_ranks == 1) {
+    backends.push_back(create_backend(device, options));
+    return backends;
+  }
+  const int num_threads = options.num_threads > 0 ? options.num_threads : physical_core_count();
+  BackendOptions of_each = options;
+  of_each.num_threads = std::max(1, num_threads / num_ranks);
+  backends.push_back(create_backend(device, of_each));
+  const std::string name = backends.front()->name();
+  const std::string first = name.substr(0, name.find(' '));
+  const auto* const gpu =
+      std::ranges::find_if(kGpuBackends, [&](const GpuBackend& kind) { return ordinal_of(first, kind).has_value(); });
+  const bool is_gpu = gpu != kGpuBackends.end();
+  if (is_gpu) require_devices(*gpu, *ordinal_of(first, *gpu), num_ranks);
+  for (int32_t rank = 1; rank < num_ranks; ++rank) {
+    const std::string next = is_gpu ? detail::join_message(gpu->device, ":", *ordinal_of(first, *gpu) + rank)
+                             : device == "auto" ? first
+                                                : device;
+    backends.push_back(create_backend(next, of_each));
+  }
+  return backends;
 }
 
 std::vector<KnownDevice> known_devices() {

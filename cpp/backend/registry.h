@@ -16,6 +16,12 @@ namespace quire {
 /// kUnsupported if this machine or build lacks it, with what to do.
 std::unique_ptr<Backend> create_backend(const std::string& device, const BackendOptions& options);
 
+/// Make one for each of the ranks that compute a model together: GPUs from the one that `device` names on; on the CPU
+/// they share its threads, with at least one for each.
+/// Raises: as create_backend(); kInvalidArgument if there are fewer GPUs.
+std::vector<std::unique_ptr<Backend>> create_backends(const std::string& device, const BackendOptions& options,
+                                                      int32_t num_ranks);
+
 /// A kind of device, and what is to be had of it here.
 struct KnownDevice {
   std::string name;     ///< "cpu", "cuda", "hip"

@@ -36,6 +36,11 @@ void EngineConfig::validate() const {
                 ", expected=auto, float32, bfloat16, float16");
   QUIRE_REQUIRE(load_format == "auto" || load_format == "dummy", ErrorKind::kInvalidArgument,
                 "[config] unknown format of weights: load_format=", in_quotes(load_format), ", expected=auto, dummy");
+  require_at_least("tensor_parallel_size", tensor_parallel_size, 1);
+  constexpr int32_t kMostRanks = 64;
+  QUIRE_REQUIRE(tensor_parallel_size <= kMostRanks, ErrorKind::kInvalidArgument,
+                "[config] value out of range: tensor_parallel_size=", tensor_parallel_size, ", expected=at most ",
+                kMostRanks);
   // One token of prompt and one of output.
   require_at_least("max_model_len", max_model_len, 2);
   require_at_least("max_num_seqs", max_num_seqs, 1);

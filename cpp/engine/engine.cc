@@ -2,7 +2,6 @@
 
 #include <chrono>
 #include <exception>
-#include <future>
 #include <mutex>
 #include <new>
 #include <random>
@@ -14,13 +13,13 @@
 #include "core/check.h"
 #include "core/log.h"
 #include "core/quote.h"
+#include "engine/load_ranks.h"
 #include "engine/loop.h"
 #include "engine/open_model.h"
 #include "engine/request_check.h"
 #include "engine/start.h"
 #include "spec/families/table.h"
 #include "spec/rope.h"
-#include "weights/loader.h"
 
 namespace quire {
 namespace {
@@ -110,28 +109,6 @@ std::shared_ptr<const Vocabulary> read_vocabulary(const OpenModel& model) {
   return vocabulary;
 }
 
-std::unique_ptr<Runner> load_runner(OpenModel& model, const LoadProgress& progress) {
-  const ModelSpec& spec = model.folder.spec;
-  const RunnerConfig config{.max_num_batched_tokens = *model.config.max_num_batched_tokens,
-                            .max_num_seqs = model.config.max_num_seqs,
-                            .max_model_len = model.description.memory.max_model_len,
-                            .max_logprobs = model.config.max_logprobs,
-                            .block_size = model.config.block_size,
-                            .num_blocks = model.description.memory.num_blocks,
-                            .num_swap_blocks = model.description.memory.num_swap_blocks,
-                            .dtype = model.dtype,
-                            .kv_dtype = model.kv_dtype,
-                            .record_graphs = !model.config.enforce_eager};
-  std::unique_ptr<Stream> stream = model.backend->create_stream();
-  // Locking gigabytes of the host's memory takes as long as reading a small model.
-  std::future<KvMemory> swap_space =
-      std::async(config.num_swap_blocks > 0 ? std::launch::async : std::launch::deferred,
-                 [&spec, &config, &backend = *model.backend] { return Runner::swap_space(spec, backend, config); });
-  ModelWeights weights = load_weights(model, *stream, progress);
-  return std::make_unique<Runner>(spec, std::move(weights), swap_space.get(), std::move(model.backend),
-                                  std::move(stream), config);
-}
-
 SchedulerConfig scheduler_config(const OpenModel& model) {
   std::random_device random;
   return {.block_size = model.config.block_size,
@@ -154,7 +131,7 @@ std::unique_ptr<Engine> start_engine(OpenModel model, const LoadProgress& progre
                          .max_model_len = model.description.memory.max_model_len,
                          .logprobs_mode = model.config.logprobs_mode,
                          .seed = model.config.seed};
-  auto loop = std::make_shared<Loop>(load_runner(model, progress), scheduler_config(model), std::move(context),
+  auto loop = std::make_shared<Loop>(load_ranks(model, progress), scheduler_config(model), std::move(context),
                                      model.config.max_queued_requests);
   log(LogLevel::kInfo,
       detail::join_message("[engine] ready: ", model.description.model.architecture, " on ", model.description.backend,

@@ -28,9 +28,9 @@ constexpr const char* kNotFinite =
 
 }  // namespace
 
-Loop::Loop(std::unique_ptr<Runner> runner, const SchedulerConfig& scheduler, RequestContext context,
+Loop::Loop(std::unique_ptr<Ranks> ranks, const SchedulerConfig& scheduler, RequestContext context,
            int64_t max_queued_requests)
-    : runner_(std::move(runner)),
+    : ranks_(std::move(ranks)),
       scheduler_(std::make_unique<Scheduler>(scheduler)),
       context_(std::move(context)),
       queue_(max_queued_requests) {
@@ -56,12 +56,12 @@ void Loop::run() noexcept {
     fail(commands, "[engine] an op raised something that is no exception");
   }
   refused_.clear();
-  runner_.reset();
+  ranks_.reset();
   scheduler_.reset();
 }
 
 bool Loop::serve(Commands& commands) {
-  const bool busy = scheduler_->has_sequences() || runner_->num_in_flight() > 0;
+  const bool busy = scheduler_->has_sequences() || ranks_->num_in_flight() > 0;
   queue_.take(commands, !busy);
   now_ = Engine::now();
   for (Submission& submission : commands.submissions) enter(std::move(submission));
@@ -84,7 +84,7 @@ void Loop::enter(Submission submission) {
   const Request& asked = entered.request();
   // Log-probabilities of the prompt need every row of it computed.
   scheduler_->add(entered.sequence_id(0), asked.prompt_token_ids, !asked.sampling.prompt_logprobs.has_value(),
-                  entered.num_sequences(), runner_->key_set(static_cast<int64_t>(asked.prompt_token_ids.size())));
+                  entered.num_sequences(), ranks_->key_set(static_cast<int64_t>(asked.prompt_token_ids.size())));
 }
 
 void Loop::cancel(RequestId id) {
@@ -97,17 +97,17 @@ void Loop::cancel(RequestId id) {
 
 void Loop::turn() {
   const bool launched = launch();
-  const int32_t num_in_flight = runner_->num_in_flight();
-  if (num_in_flight > 0 && (!launched || num_in_flight == runner_->max_in_flight())) collect();
+  const int32_t num_in_flight = ranks_->num_in_flight();
+  if (num_in_flight > 0 && (!launched || num_in_flight == ranks_->max_in_flight())) collect();
 }
 
 bool Loop::launch() {
   if (!scheduler_->has_sequences()) return false;
   const StepPlan& plan = scheduler_->plan();
   if (plan.empty()) {
-    QUIRE_CHECK(runner_->num_in_flight() > 0, "running=", scheduler_->num_running(),
+    QUIRE_CHECK(ranks_->num_in_flight() > 0, "running=", scheduler_->num_running(),
                 ", waiting=", scheduler_->num_waiting(), ", swapped=", scheduler_->num_swapped());
-    runner_->move_blocks(plan);
+    ranks_->move_blocks(plan);
     return false;
   }
   StepRows& step = steps_[next_step_ % 2];
@@ -115,7 +115,7 @@ bool Loop::launch() {
   ++counters_.num_steps;
   std::string failure;
   try {
-    runner_->launch(plan, step.samples());
+    ranks_->launch(plan, step.samples());
   } catch (const std::exception& error) {
     failure = failure_of(error);
   }
@@ -126,7 +126,7 @@ bool Loop::launch() {
     return true;
   }
   // Who ends with the step before has not needed this one.
-  if (runner_->num_in_flight() > 0) collect();
+  if (ranks_->num_in_flight() > 0) collect();
   fail_step(step, failure);
   return false;
 }
@@ -166,11 +166,11 @@ void Loop::fork(ActiveRequest& request) {
 }
 
 void Loop::collect() {
-  StepRows& step = steps_[(next_step_ - static_cast<uint32_t>(runner_->num_in_flight())) % 2];
+  StepRows& step = steps_[(next_step_ - static_cast<uint32_t>(ranks_->num_in_flight())) % 2];
   StepResults results;
   std::string failure;
   try {
-    results = runner_->collect();
+    results = ranks_->collect();
   } catch (const std::exception& error) {
     failure = failure_of(error);
   }

@@ -10,23 +10,23 @@
 
 #include "engine/active_request.h"
 #include "engine/queue.h"
+#include "engine/ranks.h"
 #include "engine/step_rows.h"
 #include "quire/engine.h"
-#include "runtime/runner.h"
 #include "sched/scheduler.h"
 
 namespace quire {
 
 /// The engine thread's work: take what callers ask, schedule, compute, hand out, until closed.
 ///
-/// Where the runner takes two steps at a time, the next one is planned and launched before the last one's results are
+/// Where the ranks take two steps at a time, the next one is planned and launched before the last one's results are
 /// looked at, with placeholders for its tokens; so a device finds its next step enqueued when it ends one. A sequence
 /// that turns out to have ended has then been computed once more than needed, which is dropped.
 ///
 /// All scheduler, KV and request state belongs to the thread inside run(); callers meet it at queue() and stats() only.
 class Loop {
  public:
-  Loop(std::unique_ptr<Runner> runner, const SchedulerConfig& scheduler, RequestContext context,
+  Loop(std::unique_ptr<Ranks> ranks, const SchedulerConfig& scheduler, RequestContext context,
        int64_t max_queued_requests);
 
   CommandQueue& queue() { return queue_; }
@@ -75,7 +75,7 @@ class Loop {
   void end_all(FinishReason reason, const std::string& error);
   void fail(Commands& commands, const std::string& message) noexcept;
 
-  std::unique_ptr<Runner> runner_;
+  std::unique_ptr<Ranks> ranks_;
   std::unique_ptr<Scheduler> scheduler_;
   const RequestContext context_;
   CommandQueue queue_;

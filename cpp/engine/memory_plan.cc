@@ -63,7 +63,7 @@ const char* remedy(const MemoryNeeds& needs) {
 int64_t shared_blocks(const MemoryNeeds& needs, const EngineConfig& config, int64_t max_model_len, int64_t free_bytes) {
   const int64_t per_sequence = blocks_for(max_model_len, config.block_size);
   const int64_t sequences = std::min<int64_t>(config.max_num_seqs, kDefaultSequences);
-  const int64_t ceiling = std::max(kDefaultBytes / needs.kv_block_bytes, per_sequence);
+  const int64_t ceiling = std::max(kDefaultBytes / needs.num_ranks / needs.kv_block_bytes, per_sequence);
   const int64_t affordable = free_bytes / 5 * 2 / needs.kv_block_bytes;
   return std::min({sequences * per_sequence, ceiling, affordable});
 }
@@ -124,6 +124,7 @@ int32_t choose_length(const MemoryNeeds& needs, const EngineConfig& config, int6
 constexpr double kMostOfHost = 0.7;
 constexpr double kMuchOfHost = 0.4;
 
+/// `bytes`: of all ranks, whose memory of the host is the same.
 void check_swap_space(const MemoryNeeds& needs, int64_t bytes) {
   const double share = static_cast<double>(bytes) / static_cast<double>(needs.host_total_bytes);
   const std::string numbers =
@@ -144,7 +145,7 @@ int32_t choose_swap_blocks(const MemoryNeeds& needs, const EngineConfig& config,
   const int64_t affordable = config.swap_space_bytes / needs.kv_block_bytes;
   const int64_t useful = config.max_num_seqs * blocks_for(max_model_len, config.block_size);
   const int64_t blocks = std::min({affordable, useful, int64_t{std::numeric_limits<int32_t>::max()}});
-  if (blocks > 0) check_swap_space(needs, blocks * needs.kv_block_bytes);
+  if (blocks > 0) check_swap_space(needs, blocks * needs.kv_block_bytes * needs.num_ranks);
   return static_cast<int32_t>(blocks);
 }
 
@@ -166,7 +167,8 @@ MemoryPlan plan_memory(const MemoryNeeds& needs, const EngineConfig& config) {
       std::min<int64_t>(choose_blocks(needs, config, wanted_length, free_bytes), std::numeric_limits<int32_t>::max());
   const int32_t max_model_len = choose_length(needs, config, num_blocks);
   const int32_t num_swap_blocks = choose_swap_blocks(needs, config, max_model_len);
-  return {.weight_bytes = needs.weight_bytes,
+  return {.num_ranks = needs.num_ranks,
+          .weight_bytes = needs.weight_bytes,
           .kv_cache_bytes = num_blocks * needs.kv_block_bytes,
           .kv_bytes_per_token = needs.kv_block_bytes / config.block_size,
           .workspace_bytes = needs.workspace_bytes,
@@ -180,8 +182,9 @@ MemoryPlan plan_memory(const MemoryNeeds& needs, const EngineConfig& config) {
 }
 
 std::string describe_plan(const MemoryPlan& plan, const std::string& backend) {
-  return detail::join_message("[memory] ", backend, ": weights ", readable(plan.weight_bytes), ", workspace ",
-                              readable(plan.workspace_bytes), ", KV cache ", readable(plan.kv_cache_bytes), " = ",
+  return detail::join_message("[memory] ", backend, plan.num_ranks > 1 ? ", each: weights " : ": weights ",
+                              readable(plan.weight_bytes), ", workspace ", readable(plan.workspace_bytes),
+                              ", KV cache ", readable(plan.kv_cache_bytes), " = ",
                               int64_t{plan.num_blocks} * plan.block_size, " tokens, max_model_len ", plan.max_model_len,
                               plan.swap_space_bytes > 0 ? ", swap space " + readable(plan.swap_space_bytes) : "", "; ",
                               readable(plan.available_bytes), " of ", readable(plan.total_bytes), " were free");

@@ -1,16 +1,19 @@
 #include "engine/open_model.h"
 
+#include <algorithm>
+#include <limits>
 #include <string>
 #include <utility>
 
 #include "backend/registry.h"
+#include "core/check.h"
 #include "core/host.h"
-#include "core/log.h"
 #include "engine/memory_plan.h"
 #include "runtime/kv_memory.h"
 #include "runtime/runner.h"
 #include "weights/dummy.h"
 #include "weights/loader.h"
+#include "weights/shard.h"
 
 namespace quire {
 namespace {
@@ -49,51 +52,73 @@ std::string device_of(const Backend& backend, const std::string& asked_for) {
   return device == "cpu" && asked_for != "auto" ? asked_for : device;
 }
 
-WeightSummary check(const OpenModel& model, std::optional<DType> dtype) {
-  return model.checkpoint ? check_weights(model.folder, *model.checkpoint, dtype)
-                          : check_dummy_weights(model.folder, dtype);
+WeightSummary check(const OpenModel& model, std::optional<DType> dtype, Rank rank = {}) {
+  return model.checkpoint ? check_weights(model.folder, *model.checkpoint, dtype, rank)
+                          : check_dummy_weights(model.folder, dtype, rank);
+}
+
+/// What runs a model, for people.
+std::string name_of(const std::vector<std::unique_ptr<Backend>>& backends) {
+  const std::string first = backends.front()->name();
+  if (backends.size() == 1) return first;
+  return detail::join_message(first, ", ", backends.size(), " ranks");
+}
+
+/// Of several GPUs the one that can give least.
+const Backend& scarcest(const std::vector<std::unique_ptr<Backend>>& backends, double utilization) {
+  const auto budget = [&](const std::unique_ptr<Backend>& backend) {
+    const int64_t total = backend->total_memory();
+    return utilization * static_cast<double>(total) - static_cast<double>(total - backend->available_memory());
+  };
+  return **std::ranges::min_element(backends, {}, budget);
+}
+
+int32_t fewest_rows_per_slice(const ModelSpec& spec, const std::vector<std::unique_ptr<Backend>>& backends,
+                              const RunnerConfig& config) {
+  int32_t rows = std::numeric_limits<int32_t>::max();
+  for (const auto& backend : backends) rows = std::min(rows, Runner::rows_per_slice(spec, *backend, config));
+  return rows;
 }
 
 }  // namespace
 
-ModelWeights load_weights(const OpenModel& model, Stream& stream, const LoadProgress& progress) {
-  log(LogLevel::kInfo, describe_plan(model.description.memory, model.description.backend));
-  if (!model.checkpoint) return load_dummy_weights(model.folder, model.weight_dtype, *model.backend, stream);
-  return load_weights(model.folder, *model.checkpoint, model.weight_dtype, *model.backend, stream, progress);
-}
-
 OpenModel open_model(const EngineConfig& config) {
   config.validate();
   OpenModel model{.folder = read_model_folder(config.model)};
+  const Rank rank{.num_ranks = config.tensor_parallel_size};  // none has more to hold than the first
+  const ModelSpec spec = shard_of(model.folder.spec, rank);
   if (config.load_format == "auto") model.checkpoint = Checkpoint::open(config.model);
   model.weight_dtype = dtype_from_name(config.dtype);
   const WeightSummary stored = check(model, std::nullopt);
-  const WeightSummary held = model.weight_dtype ? check(model, model.weight_dtype) : stored;
-  model.backend =
-      create_backend(config.device, {.num_threads = config.num_threads, .deterministic = config.deterministic});
+  const WeightSummary held = model.weight_dtype || rank.num_ranks > 1 ? check(model, model.weight_dtype, rank) : stored;
+  model.backends = create_backends(
+      config.device, {.num_threads = config.num_threads, .deterministic = config.deterministic}, rank.num_ranks);
   model.dtype = model.kv_dtype = model.weight_dtype.value_or(stored.dtype);
 
-  const Backend& backend = *model.backend;
+  const Backend& backend = *model.backends.front();
   EngineConfig& resolved = model.config = config;
   resolved.device = device_of(backend, config.device);
   const bool is_gpu = !resolved.device.starts_with("cpu");
   resolved.max_num_batched_tokens =
       config.max_num_batched_tokens.value_or(is_gpu ? kGpuBatchedTokens : kCpuBatchedTokens);
-  const ModelSpec& spec = model.folder.spec;
-  const RunnerConfig runner = {.max_num_batched_tokens = *resolved.max_num_batched_tokens,
-                               .max_num_seqs = config.max_num_seqs,
-                               .max_model_len = config.max_model_len.value_or(spec.max_positions),
-                               .max_logprobs = config.max_logprobs,
-                               .block_size = config.block_size,
-                               .dtype = model.dtype,
-                               .kv_dtype = model.kv_dtype,
-                               .record_graphs = !config.enforce_eager};
+  RunnerConfig runner = {.max_num_batched_tokens = *resolved.max_num_batched_tokens,
+                         .max_num_seqs = config.max_num_seqs,
+                         .max_model_len = config.max_model_len.value_or(spec.max_positions),
+                         .max_logprobs = config.max_logprobs,
+                         .block_size = config.block_size,
+                         .dtype = model.dtype,
+                         .kv_dtype = model.kv_dtype,
+                         .record_graphs = !config.enforce_eager};
+  runner.rows_per_slice = model.rows_per_slice = fewest_rows_per_slice(spec, model.backends, runner);
+  const Backend& least = scarcest(model.backends, config.gpu_memory_utilization);
   const MemoryPlan memory =
-      plan_memory({.weight_bytes = held.bytes,
+      plan_memory({.num_ranks = rank.num_ranks,
+                   .weight_bytes = held.bytes,
                    .workspace_bytes = Runner::workspace_bytes(spec, backend, runner),
                    .kv_block_bytes = kv_bytes_per_block(spec, backend, model.kv_dtype, config.block_size),
-                   .available_bytes = backend.available_memory(),
-                   .total_bytes = backend.total_memory(),
+                   // The host's is all ranks'.
+                   .available_bytes = least.available_memory() / (is_gpu ? 1 : rank.num_ranks),
+                   .total_bytes = least.total_memory() / (is_gpu ? 1 : rank.num_ranks),
                    .host_available_bytes = available_host_memory(),
                    .host_total_bytes = total_host_memory(),
                    .own_memory = is_gpu,
@@ -104,10 +129,11 @@ OpenModel open_model(const EngineConfig& config) {
   resolved.max_model_len = memory.max_model_len;
   resolved.kv_cache_memory_bytes = memory.kv_cache_bytes;
   resolved.swap_space_bytes = memory.swap_space_bytes;
-  resolved.num_threads = backend.num_threads();
+  resolved.num_threads = 0;
+  for (const auto& one : model.backends) resolved.num_threads += one->num_threads();
   model.description = {.model = info_of(model.folder, stored),
                        .memory = memory,
-                       .backend = backend.name(),
+                       .backend = name_of(model.backends),
                        .num_threads = resolved.num_threads};
   return model;
 }

@@ -26,6 +26,11 @@ struct EngineConfig {
   /// "auto": a GPU if there is one, else the CPU. "cuda" or "cuda:1": that one of NVIDIA's, "hip" or "hip:1": of AMD's.
   /// "cpu"; "cpu:portable", "cpu:avx2" and "cpu:avx512" force one instruction set.
   std::string device = "auto";
+  /// Devices that compute the model together, each with a share of every layer (tensor parallelism): from `device` on,
+  /// GPUs of one kind; on the CPU, whose threads they share, for tests. All numbers of memory below are of each. It
+  /// must divide the model's attention heads and feed-forward widths, and divide or be divided by its key and value
+  /// heads. Range: 1 to 64.
+  int32_t tensor_parallel_size = 1;
   /// Type of weights and KV cache, and on a GPU of what passes between its operations: "auto" (as stored), "float32",
   /// "bfloat16" ("bf16"), "float16" ("half"). Arithmetic on the CPU is float32 always; "float32" keeps 16-bit weights
   /// as stored, which is exact, and makes the KV cache float32.
@@ -61,7 +66,8 @@ struct EngineConfig {
   /// On a GPU: what a request gets depends to the last bit on the request alone, not on what else runs, on the cache or
   /// on preemption, at some cost of speed. The CPU, and a GPU with float32, are always so.
   bool deterministic = false;
-  /// Threads of the CPU that compute. 0: one per physical core of this process's affinity mask.
+  /// Threads of the CPU that compute, of all devices together, with at least one for each. 0: one per physical core of
+  /// this process's affinity mask.
   int32_t num_threads = 0;
   /// Seed of the requests that bring none.
   int64_t seed = 0;

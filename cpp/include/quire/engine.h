@@ -34,8 +34,9 @@ struct ModelInfo {
   std::optional<int32_t> bos_token_id;
 };
 
-/// Where the memory goes; all in bytes unless named otherwise.
+/// Where the memory of each rank goes (EngineConfig::tensor_parallel_size); all in bytes unless named otherwise.
 struct MemoryPlan {
+  int32_t num_ranks = 1;
   int64_t weight_bytes = 0;
   int64_t kv_cache_bytes = 0;
   int64_t kv_bytes_per_token = 0;
@@ -46,7 +47,8 @@ struct MemoryPlan {
   int32_t num_blocks = 0;
   int32_t block_size = 0;
   int32_t max_model_len = 0;
-  /// Memory of the device, a GPU's own or the host's: what was free when the plan was made, and all there is.
+  /// Memory of the device, a GPU's own or the host's: what was free when the plan was made, and all there is. Of
+  /// several GPUs the one with least; of the host the rank's part.
   int64_t available_bytes = 0;
   int64_t total_bytes = 0;
 };
@@ -55,7 +57,8 @@ struct MemoryPlan {
 struct ModelDescription {
   ModelInfo model;
   MemoryPlan memory;
-  /// The backend that would run it, e.g. "cpu (avx512)" or "cuda:0 (NVIDIA H200, sm_90)".
+  /// The backend that would run it, e.g. "cpu (avx512)" or "cuda:0 (NVIDIA H200, sm_90)"; of several ranks the first
+  /// one's, followed by ", 2 ranks".
   std::string backend;
   int32_t num_threads = 0;
 };

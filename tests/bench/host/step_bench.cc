@@ -47,7 +47,7 @@ void measure(const Case& one) {
   KvMemory swap_space = Runner::swap_space(spec, *backend, config);
   auto runner = std::make_unique<Runner>(spec, ModelWeights{}, std::move(swap_space), std::move(backend),
                                          std::move(stream), config);
-  Loop loop(std::move(runner),
+  Loop loop(std::make_unique<Ranks>(std::move(runner)),
             {.block_size = kBlockSize,
              .num_blocks = num_blocks,
              .max_num_seqs = one.num_sequences,

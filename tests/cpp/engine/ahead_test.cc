@@ -16,7 +16,7 @@ class Ahead : public testing::Test {
     config.model = folder_.path();
     config.num_threads = 1;
     OpenModel model = open_model(config);
-    model.backend = std::make_unique<LateBackend>(std::move(model.backend));
+    model.backends[0] = std::make_unique<LateBackend>(std::move(model.backends[0]));
     return start_engine(std::move(model));
   }
 

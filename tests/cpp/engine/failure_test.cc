@@ -170,18 +170,19 @@ class FailingSteps : public testing::Test {
     OpenModel model = open_model({.model = folder_.path(), .num_threads = 1});
     const MemoryPlan& memory = model.description.memory;
     if (std::getenv("QUIRE_TEST_AHEAD") != nullptr) {
-      model.backend = std::make_unique<LateBackend>(std::move(model.backend));
+      model.backends[0] = std::make_unique<LateBackend>(std::move(model.backends[0]));
     }
-    auto backend = std::make_unique<FailingBackend>(std::move(model.backend));
+    auto backend = std::make_unique<FailingBackend>(std::move(model.backends[0]));
     auto stream = backend->create_stream();
     ModelWeights weights = load_weights(model.folder, *model.checkpoint, std::nullopt, *backend, *stream);
     const RunnerConfig config{.max_model_len = memory.max_model_len, .num_blocks = memory.num_blocks};
     KvMemory swap_space = Runner::swap_space(model.folder.spec, *backend, config);
     auto runner = std::make_unique<Runner>(model.folder.spec, std::move(weights), std::move(swap_space),
                                            std::move(backend), std::move(stream), config);
-    loop_ = std::make_unique<Loop>(
-        std::move(runner), SchedulerConfig{.num_blocks = memory.num_blocks, .max_model_len = memory.max_model_len},
-        RequestContext{.max_model_len = memory.max_model_len}, 1000);
+    loop_ =
+        std::make_unique<Loop>(std::make_unique<Ranks>(std::move(runner)),
+                               SchedulerConfig{.num_blocks = memory.num_blocks, .max_model_len = memory.max_model_len},
+                               RequestContext{.max_model_len = memory.max_model_len}, 1000);
     failures_left = 0;
     fails_with_bug = false;
     thread_ = std::thread([this] { loop_->run(); });

@@ -22,7 +22,7 @@ namespace quire {
 inline std::unique_ptr<Engine> create_engine(const EngineConfig& config) {
   if (std::getenv("QUIRE_TEST_AHEAD") == nullptr) return Engine::create(config);
   OpenModel model = open_model(config);
-  model.backend = std::make_unique<LateBackend>(std::move(model.backend));
+  for (auto& backend : model.backends) backend = std::make_unique<LateBackend>(std::move(backend));
   return start_engine(std::move(model));
 }
 
@@ -31,7 +31,7 @@ inline std::unique_ptr<Engine> create_swapping_engine(const EngineConfig& config
   OpenModel model = open_model(config);
   model.description.memory.num_swap_blocks = num_swap_blocks;
   if (std::getenv("QUIRE_TEST_AHEAD") != nullptr) {
-    model.backend = std::make_unique<LateBackend>(std::move(model.backend));
+    for (auto& backend : model.backends) backend = std::make_unique<LateBackend>(std::move(backend));
   }
   return start_engine(std::move(model));
 }

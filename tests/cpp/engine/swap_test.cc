@@ -238,9 +238,9 @@ TEST_F(Swapping, a_step_that_fails_has_moved_its_blocks_nevertheless) {
   OpenModel model = open_model(crowded(20));
   model.description.memory.num_swap_blocks = 30;
   if (std::getenv("QUIRE_TEST_AHEAD") != nullptr) {
-    model.backend = std::make_unique<LateBackend>(std::move(model.backend));
+    model.backends[0] = std::make_unique<LateBackend>(std::move(model.backends[0]));
   }
-  model.backend = std::make_unique<FailingBackend>(std::move(model.backend));
+  model.backends[0] = std::make_unique<FailingBackend>(std::move(model.backends[0]));
   const auto engine = start_engine(std::move(model));
   num_failures = 2;
   num_failed = 0;
