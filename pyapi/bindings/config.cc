@@ -21,6 +21,7 @@ void bind_config(nb::module_& module) {
       .def_rw("load_format", &EngineConfig::load_format)
       .def_rw("with_vocabulary", &EngineConfig::with_vocabulary)
       .def_rw("device", &EngineConfig::device)
+      .def_rw("tensor_parallel_size", &EngineConfig::tensor_parallel_size)
       .def_rw("dtype", &EngineConfig::dtype)
       .def_rw("max_model_len", &EngineConfig::max_model_len)
       .def_rw("fit_max_model_len", &EngineConfig::fit_max_model_len)

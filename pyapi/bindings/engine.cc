@@ -59,7 +59,8 @@ void bind_descriptions(nb::module_& module) {
       .def_ro("eos_token_ids", &ModelInfo::eos_token_ids)
       .def_ro("bos_token_id", &ModelInfo::bos_token_id);
 
-  nb::class_<MemoryPlan>(module, "MemoryPlan", "Where the memory goes, in bytes.")
+  nb::class_<MemoryPlan>(module, "MemoryPlan", "Where the memory of each rank goes, in bytes.")
+      .def_ro("num_ranks", &MemoryPlan::num_ranks)
       .def_ro("weight_bytes", &MemoryPlan::weight_bytes)
       .def_ro("kv_cache_bytes", &MemoryPlan::kv_cache_bytes)
       .def_ro("kv_bytes_per_token", &MemoryPlan::kv_bytes_per_token)

@@ -177,7 +177,9 @@ class EngineArgs:
     )
     worker_use_ray: bool = _no_effect(False, BOOL, "one process does all")
     pipeline_parallel_size: int = _not_offered(1, at_least(1), "use pipeline_parallel_size=1", flags=("-pp",))
-    tensor_parallel_size: int = _not_offered(1, at_least(1), "use tensor_parallel_size=1", flags=("-tp",))
+    tensor_parallel_size: int = described(
+        1, at_least(1), "GPUs, from device on, that compute the model together, each a share of it", flags=("-tp",)
+    )
     max_parallel_loading_workers: int | None = _no_effect(None, optional(at_least(1)), "loading is memory-mapped")
     block_size: int = described(16, Kind(_block_size, int, "N"), "tokens per KV block: 8, 16, 32, 64 or 128")
     enable_prefix_caching: bool = described(True, BOOL, "reuse the KV cache of equal prompt beginnings")
@@ -362,6 +364,7 @@ class AsyncEngineArgs(EngineArgs):
 
 _SAME_NAME = (
     "device",
+    "tensor_parallel_size",
     "block_size",
     "max_num_seqs",
     "max_num_batched_tokens",
