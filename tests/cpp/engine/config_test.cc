@@ -19,6 +19,7 @@ struct Case {
 TEST(EngineConfig, accepts_every_field_at_its_limit) {
   const std::vector<EngineConfig> rows = {
       {.model = "m"},
+      {.model = "m", .tensor_parallel_size = 64},
       {.model = "m", .dtype = "float32"},
       {.model = "m", .dtype = "float"},
       {.model = "m", .dtype = "bf16"},
@@ -42,6 +43,8 @@ TEST(EngineConfig, accepts_every_field_at_its_limit) {
 TEST(EngineConfig, refuses_every_field_beyond_its_limit_by_name_and_value) {
   const std::vector<Case> rows = {
       {"model=\"\"", {}},
+      {"tensor_parallel_size=0", {.model = "m", .tensor_parallel_size = 0}},
+      {"tensor_parallel_size=65", {.model = "m", .tensor_parallel_size = 65}},
       {"dtype='int8'", {.model = "m", .dtype = "int8"}},
       {"dtype=''", {.model = "m", .dtype = ""}},
       {"max_model_len=1", {.model = "m", .max_model_len = 1}},

@@ -1,6 +1,7 @@
 // A request's tokens and log-probabilities are the same to the last bit whatever else happens in the engine.
 #include <gtest/gtest.h>
 
+#include <map>
 #include <vector>
 
 #include "engine/generate.h"
@@ -38,47 +39,55 @@ std::vector<Request> mixed_requests() {
   return requests;
 }
 
-class Invariance : public testing::Test {
+/// On one rank, and on two.
+class Invariance : public testing::TestWithParam<int32_t> {
  protected:
-  static void SetUpTestSuite() {
-    folder_ = std::make_unique<TinyModelFolder>();
-    // Each request alone, in an engine of its own, with nothing to reuse.
-    alone_ = std::make_unique<std::vector<Bits>>();
-    for (const Request& request : mixed_requests()) {
-      const auto engine = create_engine({.model = folder_->path(), .enable_prefix_caching = false, .num_threads = 1});
-      alone_->push_back(bits(generate(*engine, request)));
-    }
-  }
+  static void SetUpTestSuite() { folder_ = std::make_unique<TinyModelFolder>(); }
   static void TearDownTestSuite() {
     folder_.reset();
-    alone_.reset();
+    alone_.clear();
   }
 
-  static EngineConfig config() { return {.model = folder_->path(), .num_threads = 2}; }
+  static EngineConfig config() {
+    return {.model = folder_->path(), .tensor_parallel_size = GetParam(), .num_threads = 2};
+  }
+
+  /// Each request alone, in an engine of its own, with nothing to reuse.
+  static const std::vector<Bits>& alone() {
+    std::vector<Bits>& all = alone_[GetParam()];
+    if (!all.empty()) return all;
+    EngineConfig single = config();
+    single.enable_prefix_caching = false;
+    single.num_threads = 1;
+    for (const Request& request : mixed_requests()) all.push_back(bits(generate(*create_engine(single), request)));
+    return all;
+  }
 
   static void expect_as_alone(const std::vector<Output>& outputs) {
     for (size_t i = 0; i < outputs.size(); ++i) {
-      EXPECT_EQ(bits(outputs[i]), (*alone_)[i % alone_->size()]) << "request " << i << ": " << outputs[i].error;
+      EXPECT_EQ(bits(outputs[i]), alone()[i % alone().size()]) << "request " << i << ": " << outputs[i].error;
     }
   }
 
   static inline std::unique_ptr<TinyModelFolder> folder_;
-  static inline std::unique_ptr<std::vector<Bits>> alone_;
+  static inline std::map<int32_t, std::vector<Bits>> alone_;
 };
 
-TEST_F(Invariance, batched_together_equals_alone) {
+INSTANTIATE_TEST_SUITE_P(Ranks, Invariance, testing::Values(1, 2));
+
+TEST_P(Invariance, batched_together_equals_alone) {
   const auto engine = create_engine(config());
   expect_as_alone(generate(*engine, mixed_requests()));
 }
 
-TEST_F(Invariance, chunked_by_seven_tokens_equals_alone) {
+TEST_P(Invariance, chunked_by_seven_tokens_equals_alone) {
   EngineConfig chunked = config();
   chunked.max_num_batched_tokens = 7;
   const auto engine = create_engine(chunked);
   expect_as_alone(generate(*engine, mixed_requests()));
 }
 
-TEST_F(Invariance, preempted_with_twelve_blocks_equals_alone) {
+TEST_P(Invariance, preempted_with_twelve_blocks_equals_alone) {
   EngineConfig small = config();
   small.num_blocks_override = 12;
   small.block_size = 8;
@@ -89,7 +98,7 @@ TEST_F(Invariance, preempted_with_twelve_blocks_equals_alone) {
   EXPECT_EQ(engine->stats().num_free_blocks, 12);
 }
 
-TEST_F(Invariance, warm_prefix_cache_equals_alone) {
+TEST_P(Invariance, warm_prefix_cache_equals_alone) {
   const auto engine = create_engine(config());
   generate(*engine, mixed_requests());
   const int64_t cached_before = engine->stats().num_cached_tokens;
@@ -100,7 +109,7 @@ TEST_F(Invariance, warm_prefix_cache_equals_alone) {
   EXPECT_EQ(outputs[5].num_cached_tokens, 0) << "its prompt log-probabilities need every row";
 }
 
-TEST_F(Invariance, every_block_size_equals_alone) {
+TEST_P(Invariance, every_block_size_equals_alone) {
   for (const int32_t block_size : {8, 32, 128}) {
     EngineConfig other = config();
     other.block_size = block_size;
@@ -108,7 +117,7 @@ TEST_F(Invariance, every_block_size_equals_alone) {
   }
 }
 
-TEST_F(Invariance, holds_for_the_portable_kernels_as_well) {
+TEST_P(Invariance, holds_for_the_portable_kernels_as_well) {
   EngineConfig portable = config();
   portable.device = "cpu:portable";
   const std::vector<Output> together = generate(*create_engine(portable), mixed_requests());
@@ -124,7 +133,7 @@ TEST_F(Invariance, holds_for_the_portable_kernels_as_well) {
   }
 }
 
-TEST_F(Invariance, deltas_joined_equal_the_final_output) {
+TEST_P(Invariance, deltas_joined_equal_the_final_output) {
   const auto engine = create_engine(config());
   std::vector<Request> requests = mixed_requests();
   const std::vector<Output> whole = generate(*engine, requests);
@@ -141,7 +150,7 @@ TEST_F(Invariance, deltas_joined_equal_the_final_output) {
   }
 }
 
-TEST_F(Invariance, prompt_logprobs_are_the_same_in_one_piece_chunked_and_preempted) {
+TEST_P(Invariance, prompt_logprobs_are_the_same_in_one_piece_chunked_and_preempted) {
   Request request{.prompt_token_ids = random_prompt(3, 60),
                   .sampling = {.temperature = 0.0f, .ignore_eos = true, .max_tokens = 8, .prompt_logprobs = 3}};
   const auto values = [](const Output& output) {

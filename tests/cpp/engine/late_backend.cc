@@ -5,6 +5,7 @@
 #include <functional>
 #include <vector>
 
+#include "comm/shared_memory.h"
 #include "core/check.h"
 
 namespace quire {
@@ -114,6 +115,24 @@ void enqueue_op(const Args& args, Stream& stream) {
   own.enqueue([&own, kept = Kept<Args>(args)] { (own.ops.*op)(kept.get(), *own.real); });
 }
 
+/// What ranks say to each other when their streams come to it.
+class LateCommunicator final : public Communicator {
+ public:
+  explicit LateCommunicator(std::unique_ptr<Communicator> real) : real_(std::move(real)) {}
+  int rank() const override { return real_->rank(); }
+  int num_ranks() const override { return real_->num_ranks(); }
+  void all_reduce(const AllReduceArgs& args, Stream& stream) override {
+    late(stream).enqueue([this, args, &own = late(stream)] { real_->all_reduce(args, *own.real); });
+  }
+  void all_gather(const AllGatherArgs& args, Stream& stream) override {
+    late(stream).enqueue([this, args, &own = late(stream)] { real_->all_gather(args, *own.real); });
+  }
+  void abort() noexcept override { real_->abort(); }
+
+ private:
+  const std::unique_ptr<Communicator> real_;
+};
+
 }  // namespace
 
 LateBackend::LateBackend(std::unique_ptr<Backend> real) : ForwardingBackend(std::move(real)) {
@@ -171,6 +190,12 @@ void LateBackend::begin_recording(Stream& stream) {
 std::unique_ptr<Graph> LateBackend::end_recording(Stream& stream) {
   late(stream).recording = false;
   return std::make_unique<LateGraph>(std::move(late(stream).recorded));
+}
+
+Communicators LateBackend::connect(std::span<Backend* const> ranks) {
+  Communicators communicators = connect_shared_memory(static_cast<int>(ranks.size()));
+  for (auto& one : communicators) one = std::make_unique<LateCommunicator>(std::move(one));
+  return communicators;
 }
 
 PackedLinear LateBackend::pack_linear(const LinearSource& source, Stream& stream) {

@@ -26,6 +26,7 @@ class LateBackend final : public ForwardingBackend {
   void begin_recording(Stream& stream) override;
   std::unique_ptr<Graph> end_recording(Stream& stream) override;
   PackedLinear pack_linear(const LinearSource& source, Stream& stream) override;
+  Communicators connect(std::span<Backend* const> ranks) override;
 
   /// Over all such backends of the process.
   static std::atomic<int64_t> num_graph_launches;

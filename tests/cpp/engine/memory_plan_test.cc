@@ -221,6 +221,24 @@ TEST(MemoryPlan, has_no_swap_space_where_the_cache_is_in_the_hosts_memory) {
   EXPECT_EQ(plan_memory(seven_billion(), {}).swap_space_bytes, 0);
 }
 
+TEST(MemoryPlan, is_made_for_each_rank_out_of_what_they_share) {
+  MemoryNeeds needs = seven_billion();
+  needs.num_ranks = 2;
+  EXPECT_EQ(plan_memory(needs, {}).kv_cache_bytes, 4 * kGiB) << "one sequence needs more than half of the default";
+  needs.max_positions = 1024;
+  EXPECT_EQ(plan_memory(needs, {}).kv_cache_bytes, 2 * kGiB);
+  EXPECT_EQ(plan_memory(needs, {}).num_ranks, 2);
+  EXPECT_EQ(plan_memory(needs, {.kv_cache_memory_bytes = 3 * kGiB}).kv_cache_bytes, 3 * kGiB);
+  EXPECT_TRUE(describe_plan(plan_memory(needs, {}), "cpu (avx2), 2 ranks")
+                  .starts_with("[memory] cpu (avx2), 2 ranks, each: weights 14.00 GiB,"));
+
+  MemoryNeeds gpu = on_a_gpu();
+  gpu.num_ranks = 2;
+  EXPECT_EQ(failure(gpu, {.swap_space_bytes = 23 * kGiB}, ErrorKind::kInvalidArgument),
+            "[memory] the swap space is too large: swap_space=46.00 GiB, memory of the host=64.00 GiB, expected=at "
+            "most 70 % of it");
+}
+
 TEST(MemoryPlan, is_described_in_one_line) {
   EXPECT_EQ(describe_plan(plan_memory(on_a_gpu(), {}), "cuda:0 (A GPU, sm_90)"),
             "[memory] cuda:0 (A GPU, sm_90): weights 14.00 GiB, workspace 100.0 MiB, KV cache 7.00 GiB = 14336 tokens, "

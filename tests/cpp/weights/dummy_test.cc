@@ -102,5 +102,28 @@ TEST_F(DummyTest, experts_and_latent_attention_are_filled_too) {
   EXPECT_NE(first, second);
 }
 
+TEST_F(DummyTest, ranks_have_shares_of_the_same_weights) {
+  ConfigFields config = tiny_llama_config();
+  config["torch_dtype"] = "\"float32\"";
+  const ModelFolder model = folder(config);
+  const ModelWeights whole = load_dummy_weights(model, std::nullopt, backend_, stream_);
+  const std::vector<float> up = values(whole.layers[1].ffn.up), down = values(whole.layers[1].ffn.down);
+  for (int32_t rank = 0; rank < 2; ++rank) {
+    const ModelWeights own = load_dummy_weights(model, std::nullopt, backend_, stream_, {rank, 2});
+    // Six of twelve columns: rows of gate and of up, columns of down.
+    std::vector<float> own_up, own_down;
+    for (const int64_t first : {6 * rank, 12 + 6 * rank}) {
+      own_up.insert(own_up.end(), up.begin() + first * 8, up.begin() + (first + 6) * 8);
+    }
+    for (int64_t row = 0; row < 8; ++row) {
+      const auto first = down.begin() + row * 12 + int64_t{6} * rank;
+      own_down.insert(own_down.end(), first, first + 6);
+    }
+    EXPECT_EQ(values(own.layers[1].ffn.up), own_up);
+    EXPECT_EQ(values(own.layers[1].ffn.down), own_down);
+    EXPECT_EQ(own.head.n, 5);
+  }
+}
+
 }  // namespace
 }  // namespace quire

@@ -139,5 +139,67 @@ TEST_F(PartsTest, weights_per_head_are_rows_of_one_tensor_or_tensors) {
   EXPECT_EQ(parts(weight), expected);
 }
 
+TEST_F(PartsTest, a_rank_takes_its_heads_out_of_every_kv_heads_queries) {
+  // As above: two kv heads with two queries each, q q k v, q q k v.
+  add("w", {8, 1}, 0);
+  MatchedWeight weight = weight_of({4, 2, 2}, 1, {"w"});
+  weight.wanted.kv_heads = 2;
+  weight.wanted.cut = {Cut::Along::kOutputs, {4, 2, 2}};
+  weight.split = Split::kByKvHead;
+  weight.rank = {1, 2};
+  EXPECT_EQ(parts(weight), (std::vector<Values>{{4, 5}, {6}, {7}}));
+  weight.rank = {2, 4};  // one of two queries, and a key and a value that the next rank has too
+  EXPECT_EQ(parts(weight), (std::vector<Values>{{4}, {6}, {7}}));
+  weight.rank = {3, 4};
+  EXPECT_EQ(parts(weight), (std::vector<Values>{{5}, {6}, {7}}));
+}
+
+TEST_F(PartsTest, a_rank_takes_its_columns_of_every_expert) {
+  add("up", {2, 2, 4}, 0);  // per expert two inputs, of gate and up by turns
+  add("down", {2, 4, 2}, 20);
+  MatchedWeight up = weight_of({2, 2}, 2, {"up"});
+  up.wanted.groups = 2;
+  up.wanted.cut = {Cut::Along::kOutputs, {2, 2}};
+  up.transposed = true;
+  up.split = Split::kAlternating;
+  up.rank = {1, 2};
+  EXPECT_EQ(parts(up), (std::vector<Values>{{2, 6}, {3, 7}, {10, 14}, {11, 15}}));
+  MatchedWeight down = weight_of({4}, 2, {"down"});
+  down.wanted.groups = 2;
+  down.wanted.cut = {Cut::Along::kInputs, {2}};
+  down.rank = {1, 2};
+  EXPECT_EQ(parts(down), (std::vector<Values>{{21, 23, 25, 27}, {29, 31, 33, 35}}));
+}
+
+TEST_F(PartsTest, a_rank_takes_inputs_of_a_transposed_source) {
+  add("w", {4, 2}, 0);
+  MatchedWeight weight = weight_of({2}, 4, {"w"});
+  weight.transposed = true;
+  weight.wanted.cut = {Cut::Along::kInputs, {2}};
+  weight.rank = {1, 2};
+  EXPECT_EQ(parts(weight), (std::vector<Values>{{4, 5, 6, 7}}));
+}
+
+TEST_F(PartsTest, a_rank_takes_its_heads_of_matrices_and_norms_per_head) {
+  add("kv_b", {6, 1}, 0);
+  MatchedWeight weight = weight_of({1, 2}, 1, {"kv_b"});
+  weight.wanted.groups = 2;
+  weight.wanted.pick = 1;
+  weight.wanted.cut = {Cut::Along::kGroups};
+  weight.rank = {1, 2};
+  EXPECT_EQ(parts(weight), (std::vector<Values>{{4, 5}}));
+  add("norm", {2, 3}, 0);
+  add("norms.0", {3}, 0);
+  add("norms.1", {3}, 3);
+  MatchedWeight norm = weight_of({3, 3}, 0, {"norm"});
+  norm.wanted.rows = 2;
+  norm.wanted.cut = {Cut::Along::kParts};
+  norm.rank = {1, 2};
+  EXPECT_EQ(parts(norm), (std::vector<Values>{{3, 4, 5}}));
+  EXPECT_EQ(norm.share().rows, 1);
+  norm.sources = {"norms.0", "norms.1"};
+  EXPECT_EQ(parts(norm), (std::vector<Values>{{3, 4, 5}}));
+}
+
 }  // namespace
 }  // namespace quire
