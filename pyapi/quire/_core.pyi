@@ -51,6 +51,12 @@ class EngineConfig:
     def device(self, arg: str, /) -> None: ...
 
     @property
+    def tensor_parallel_size(self) -> int: ...
+
+    @tensor_parallel_size.setter
+    def tensor_parallel_size(self, arg: int, /) -> None: ...
+
+    @property
     def dtype(self) -> str: ...
 
     @dtype.setter
@@ -423,7 +429,10 @@ class ModelInfo:
     def bos_token_id(self) -> int | None: ...
 
 class MemoryPlan:
-    """Where the memory goes, in bytes."""
+    """Where the memory of each rank goes, in bytes."""
+
+    @property
+    def num_ranks(self) -> int: ...
 
     @property
     def weight_bytes(self) -> int: ...

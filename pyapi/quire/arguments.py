@@ -207,7 +207,7 @@ class EngineArgs:
     )
     enforce_eager: bool = _of_gpus(False, BOOL, "record no graphs of steps")
     max_context_len_to_capture: int = _no_effect(8192, at_least(1), "a graph serves every length")
-    disable_custom_all_reduce: bool = _quiet(False, BOOL, "there is one worker")
+    disable_custom_all_reduce: bool = _quiet(False, BOOL, "the engine knows which one serves")
     tokenizer_pool_size: int = _no_effect(0, at_least(0), "the tokenizer has threads of its own")
     tokenizer_pool_type: str = _no_effect("ray", TEXT, "the tokenizer has threads of its own")
     tokenizer_pool_extra_config: str | None = _no_effect(None, optional(TEXT), "see tokenizer_pool_size")

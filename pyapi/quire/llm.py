@@ -39,6 +39,8 @@ class LLM:
         tokenizer: folder of the tokenizer, if it is not the model's.
         tokenizer_mode: "auto", or "slow" to prefer tokenizer.model (SentencePiece).
         trust_remote_code: accepted, without effect; code from a model folder is never run.
+        tensor_parallel_size: GPUs, from `device` on, that compute the model together, each a share of every layer. On
+            the CPU, for tests, ranks that divide its threads.
         revision: branch, tag or commit of a model on the hub.
         dtype: type of weights and KV cache: "auto", "float32" ("float"), "bfloat16", "float16" ("half").
         seed: seed of the requests that bring none.

@@ -118,7 +118,6 @@ INVALID: list[tuple[str, Any]] = [
 ]
 
 NOT_OFFERED: list[tuple[str, Any]] = [
-    ("tensor_parallel_size", 2),
     ("pipeline_parallel_size", 2),
     ("quantization", "awq"),
     ("quantization", "gptq"),

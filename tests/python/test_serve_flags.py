@@ -132,8 +132,9 @@ def test_wrong_values_are_named(words: str, says: str) -> None:
 def test_what_is_not_offered_yet_says_so() -> None:
     with pytest.raises(NotImplementedError, match="lora_modules=.*not offered yet; merge"):
         parse("--lora-modules", "a=b")
-    with pytest.raises(NotImplementedError, match="tensor_parallel_size=2 is not offered yet"):
-        parse("-tp", "2")
+    with pytest.raises(NotImplementedError, match="pipeline_parallel_size=2 is not offered yet"):
+        parse("-pp", "2")
+    assert parse("-tp", "2").engine.tensor_parallel_size == 2
 
 
 def test_the_command_line_goes_before_the_environment_before_the_file(tmp_path: Path) -> None:

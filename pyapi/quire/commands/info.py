@@ -105,6 +105,7 @@ def _facts(folder: str, description: _core.ModelDescription) -> dict[str, Any]:
         "max_position_embeddings": model.max_position_embeddings,
         "eos_token_ids": list(model.eos_token_ids),
         "bos_token_id": model.bos_token_id,
+        "tensor_parallel_size": memory.num_ranks,
         "max_model_len": memory.max_model_len,
         "weight_bytes": memory.weight_bytes,
         "kv_cache_bytes": memory.kv_cache_bytes,
@@ -119,6 +120,11 @@ def _facts(folder: str, description: _core.ModelDescription) -> dict[str, Any]:
         "backend": description.backend,
         "num_threads": description.num_threads,
     }
+
+
+def _ranks_row(facts: dict[str, Any]) -> list[tuple[str, str]]:
+    ranks = facts["tensor_parallel_size"]
+    return [("ranks", f"{ranks}, of which each has what follows")] if ranks > 1 else []
 
 
 def _swap_space_row(facts: dict[str, Any]) -> list[tuple[str, str]]:
@@ -140,6 +146,7 @@ def _table(facts: dict[str, Any]) -> str:
             f"({facts['num_kv_heads']} for keys and values) of {facts['head_dim']}, vocabulary {facts['vocab_size']}",
         ),
         ("context", f"{facts['max_model_len']} tokens (the model allows {facts['max_position_embeddings']})"),
+        *_ranks_row(facts),
         ("weights", console.size(facts["weight_bytes"])),
         (
             "KV cache",
