@@ -58,7 +58,8 @@ TEST_P(SharedMemory, knows_its_ranks) {
 }
 
 TEST_P(SharedMemory, sums_in_the_order_of_the_ranks_and_gives_all_the_same_bits) {
-  for (const auto& [rows, columns] : std::vector<std::pair<int64_t, int64_t>>{{1, 1}, {3, 5}, {2, 1024}, {7, 1025}}) {
+  for (const auto& [rows, columns] :
+       std::vector<std::pair<int64_t, int64_t>>{{1, 1}, {3, 5}, {7, 1025}, {64, 1024}, {65, 1025}}) {
     std::vector<std::vector<float>> parts;
     for (int rank = 0; rank < num_ranks_; ++rank) parts.push_back(random_values(rank + 1, rows * columns));
     std::vector<float> expected = parts[0];
@@ -73,29 +74,31 @@ TEST_P(SharedMemory, sums_in_the_order_of_the_ranks_and_gives_all_the_same_bits)
 }
 
 TEST_P(SharedMemory, adds_the_scaled_sum_to_what_all_have) {
-  constexpr int64_t kRows = 5, kColumns = 333;
-  std::vector<std::vector<float>> parts, outs;
-  for (int rank = 0; rank < num_ranks_; ++rank) {
-    parts.push_back(random_values(rank + 1, kRows * kColumns));
-    outs.push_back(random_values(99, kRows * kColumns));
+  constexpr int64_t kColumns = 333;
+  for (const int64_t rows : {5, 250}) {
+    std::vector<std::vector<float>> parts, outs;
+    for (int rank = 0; rank < num_ranks_; ++rank) {
+      parts.push_back(random_values(rank + 1, rows * kColumns));
+      outs.push_back(random_values(99, rows * kColumns));
+    }
+    std::vector<float> expected = outs[0];
+    for (size_t i = 0; i < expected.size(); ++i) {
+      float sum = parts[0][i];
+      for (int rank = 1; rank < num_ranks_; ++rank) sum += parts[rank][i];
+      expected[i] += 0.3f * sum;
+    }
+    on_all(num_ranks_, [&](int rank) {
+      ranks_[rank]->all_reduce({.x = Tensor(parts[rank].data(), DType::kFloat32, {rows, kColumns}),
+                                .scale = 0.3f,
+                                .add_to = Tensor(outs[rank].data(), DType::kFloat32, {rows, kColumns})},
+                               stream_);
+    });
+    for (const std::vector<float>& out : outs) EXPECT_TRUE(same(out, expected)) << rows;
   }
-  std::vector<float> expected = outs[0];
-  for (size_t i = 0; i < expected.size(); ++i) {
-    float sum = parts[0][i];
-    for (int rank = 1; rank < num_ranks_; ++rank) sum += parts[rank][i];
-    expected[i] += 0.3f * sum;
-  }
-  on_all(num_ranks_, [&](int rank) {
-    ranks_[rank]->all_reduce({.x = Tensor(parts[rank].data(), DType::kFloat32, {kRows, kColumns}),
-                              .scale = 0.3f,
-                              .add_to = Tensor(outs[rank].data(), DType::kFloat32, {kRows, kColumns})},
-                             stream_);
-  });
-  for (const std::vector<float>& out : outs) EXPECT_TRUE(same(out, expected));
 }
 
 TEST_P(SharedMemory, gathers_columns_that_do_not_go_evenly) {
-  for (const int64_t columns : {1, 5, 10, 97}) {
+  for (const int64_t columns : {1, 5, 10, 97, 100'003}) {
     constexpr int64_t kRows = 3;
     const std::vector<float> whole = random_values(7, kRows * columns);
     std::vector<std::vector<float>> outs(num_ranks_, std::vector<float>(whole.size(), -1.0f));
@@ -120,10 +123,14 @@ TEST_P(SharedMemory, keeps_calls_apart_however_fast_they_follow) {
   std::atomic<int> num_wrong{0};
   on_all(num_ranks_, [&](int rank) {
     for (int round = 0; round < kRounds; ++round) {
-      float value[3] = {static_cast<float>(round), static_cast<float>(rank), 1.0f};
-      ranks_[rank]->all_reduce({.x = Tensor(value, DType::kFloat32, {1, 3})}, stream_);
+      // Few elements and many by turns, which are done in different ways.
+      const int64_t size = round % 100 == 99 ? 70'000 : 3;
+      std::vector<float> values(static_cast<size_t>(size), 1.0f);
+      values[0] = static_cast<float>(round);
+      values.back() = static_cast<float>(rank);
+      ranks_[rank]->all_reduce({.x = Tensor(values.data(), DType::kFloat32, {1, size})}, stream_);
       const auto n = static_cast<float>(num_ranks_);
-      if (value[0] != n * static_cast<float>(round) || value[1] != n * (n - 1) / 2 || value[2] != n) ++num_wrong;
+      if (values[0] != n * static_cast<float>(round) || values[1] != n || values.back() != n * (n - 1) / 2) ++num_wrong;
     }
   });
   EXPECT_EQ(num_wrong, 0);
