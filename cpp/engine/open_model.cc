@@ -73,8 +73,10 @@ const Backend& scarcest(const std::vector<std::unique_ptr<Backend>>& backends, d
   return **std::ranges::min_element(backends, {}, budget);
 }
 
+/// RunnerConfig::rows_per_slice of ranks whose devices may differ.
 int32_t fewest_rows_per_slice(const ModelSpec& spec, const std::vector<std::unique_ptr<Backend>>& backends,
                               const RunnerConfig& config) {
+  if (backends.size() == 1) return 0;
   int32_t rows = std::numeric_limits<int32_t>::max();
   for (const auto& backend : backends) rows = std::min(rows, Runner::rows_per_slice(spec, *backend, config));
   return rows;
