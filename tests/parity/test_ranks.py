@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from checkpoints import rows, write
 from goldens import (
     DEVICE,
     ON_GPU,
@@ -13,6 +14,7 @@ from goldens import (
     bits,
     check_output,
     corrected_folder,
+    generate,
     golden_folders,
     greedy,
     load_cases,
@@ -24,7 +26,7 @@ from quire import _core
 
 FOLDERS = golden_folders()
 NUM_GENERATED = 24
-GREEDY = greedy(NUM_GENERATED)
+FEW = greedy(12)
 WITH_PROMPT = greedy(NUM_GENERATED, prompt_logprobs=3)
 
 # What cannot be cut, and why. All others have four heads, and feed-forward columns that four divides.
@@ -34,9 +36,6 @@ UNEVEN = {("baichuan2_13b", 2): 1, ("baichuan2_13b", 4): 1, ("llama_gqa", 4): 6}
 def most_ranks() -> int:
     kinds = {kind.name: kind.num_devices for kind in _core.Engine.devices()}
     return kinds[DEVICE.split(":")[0]] if ON_GPU else 4
-
-
-pytestmark = pytest.mark.skipif(not FOLDERS, reason="no golden checkpoints beside the repository")
 
 
 @pytest.fixture(scope="module", params=FOLDERS, ids=lambda folder: folder.name)
@@ -70,12 +69,36 @@ def test_batched_chunked_preempted_and_cached_equal_alone(folder: Path, cases: l
     if (folder.name, 2) in UNEVEN:
         pytest.skip("cannot be cut")
     with open_ranks(folder, 2, enable_prefix_caching=False) as llm:
-        alone = [bits(run(llm, [case], GREEDY)[0]) for case in cases]
-        assert [bits(output) for output in run(llm, cases, GREEDY)] == alone
+        alone = [bits(run(llm, [case], FEW)[0]) for case in cases]
+        assert [bits(output) for output in run(llm, cases, FEW)] == alone
     with open_ranks(folder, 2, max_num_batched_tokens=7) as llm:
-        assert [bits(output) for output in run(llm, cases, GREEDY)] == alone
-        assert [bits(output) for output in run(llm, cases, GREEDY)] == alone
+        assert [bits(output) for output in run(llm, cases, FEW)] == alone
+        assert [bits(output) for output in run(llm, cases, FEW)] == alone
         assert llm.llm_engine.stats().num_cached_tokens > 0
     with open_ranks(folder, 2, forced_num_gpu_blocks=12, max_model_len=96, block_size=8) as llm:
-        assert [bits(output) for output in run(llm, cases * 3, GREEDY)] == alone * 3
+        assert [bits(output) for output in run(llm, cases * 3, FEW)] == alone * 3
         assert llm.llm_engine.stats().num_preemptions > 0
+
+
+@pytest.mark.skipif(ON_GPU, reason="as many ranks as a variant's heads allow: more than there are GPUs")
+def test_every_variant_that_can_be_cut_gives_what_one_rank_gives(tmp_path: Path) -> None:
+    num_cut = 0
+    for variant in rows():
+        folder, prompts = write(variant, tmp_path / variant.name), variant.prompts()
+        with open_engine(folder, max_model_len=96) as llm:
+            expected = generate(llm, prompts, WITH_PROMPT)
+        for ranks in (2, 3, 4, 8):
+            try:
+                llm = open_engine(folder, max_model_len=96, tensor_parallel_size=ranks)
+            except ValueError as error:
+                assert str(error).startswith("[parallel]"), (variant.name, error)
+                continue
+            with llm:
+                outputs = generate(llm, prompts, WITH_PROMPT)
+            num_cut += 1
+            for output, one in zip(outputs, expected, strict=True):
+                assert output.outputs[0].token_ids == one.outputs[0].token_ids, (variant.name, ranks)
+                for row, of_one in zip(output.prompt_logprobs[1:], one.prompt_logprobs[1:], strict=True):
+                    errors = [abs(row[token].logprob - of_one[token].logprob) for token in row if token in of_one]
+                    assert max(errors) < 1e-4, (variant.name, ranks)
+    assert num_cut > 50
