@@ -141,7 +141,8 @@ ModelWeights load_weights(const ModelFolder& folder, const Checkpoint& checkpoin
   std::vector<std::string> names;
   for (const MatchedWeight& weight : weights) names.insert(names.end(), weight.sources.begin(), weight.sources.end());
   // A GPU's packing is a copy, which waits for the disk and for pages to be mapped; the CPU's uses all cores itself.
-  ReadAhead ahead(checkpoint, std::move(names), backend.runs_behind() ? kReadingThreads : 0);
+  // What is read for the first rank is there for those that follow.
+  ReadAhead ahead(checkpoint, std::move(names), backend.runs_behind() && rank.index == 0 ? kReadingThreads : 0);
 
   Loader loader(checkpoint, backend, stream, result);
   int64_t done = 0;
@@ -149,7 +150,10 @@ ModelWeights load_weights(const ModelFolder& folder, const Checkpoint& checkpoin
   for (const MatchedWeight& weight : weights) {
     ahead.come_to(num_copied);
     loader.load(weight);
-    for (const std::string& name : weight.sources) checkpoint.drop(name);
+    // Of several ranks another may still read it.
+    if (rank.num_ranks == 1) {
+      for (const std::string& name : weight.sources) checkpoint.drop(name);
+    }
     num_copied += weight.sources.size();
     done += weight.bytes();
     if (progress) progress(static_cast<double>(done) / static_cast<double>(total));

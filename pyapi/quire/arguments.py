@@ -238,7 +238,9 @@ class EngineArgs:
         False, BOOL, "outputs depend to the last bit on the request alone, which the CPU always keeps to"
     )
     kv_cache_memory_bytes: int | None = described(
-        None, optional(at_least(1, BYTES)), "size of the KV cache, as in 2G; default: from the memory that is free"
+        None,
+        optional(at_least(1, BYTES)),
+        "size of the KV cache, per GPU, as in 2G; default: from the memory that is free",
     )
     logprobs_mode: str = described(
         "processed_logprobs", one_of(*_LOGPROBS_MODES), "log-probabilities after or before sampling parameters act"
