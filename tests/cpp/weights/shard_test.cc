@@ -19,7 +19,7 @@ using Values = std::vector<float>;
 /// Twelve heads, four of keys and values, and what else a rank has a part of.
 ModelSpec whole_spec() {
   ModelSpec spec;
-  spec.vocab = 50;
+  spec.vocab = 502;
   spec.width = 96;
   spec.layers.resize(2);
   spec.for_attention([](Attention& attention) { attention = {.heads = 12, .kv_heads = 4, .head_dim = 8}; });
@@ -31,7 +31,7 @@ TEST(ShardOf, one_rank_has_the_whole) {
   const ModelSpec local = shard_of(whole_spec(), {});
   EXPECT_EQ(local.layers[0].attention.heads, 12);
   EXPECT_FALSE(local.layers[0].attention.all);
-  EXPECT_EQ(local.head_rows(), (Share{0, 50}));
+  EXPECT_EQ(local.head_rows(), (Share{0, 502}));
 }
 
 TEST(ShardOf, deals_out_heads_columns_and_rows_of_the_head) {
@@ -48,16 +48,16 @@ TEST(ShardOf, deals_out_heads_columns_and_rows_of_the_head) {
   EXPECT_EQ(local.layers[1].ffn.width, 18);
   EXPECT_EQ(local.layers[1].ffn.moe->shared_width, 6);
   EXPECT_EQ(local.layers[1].ffn.moe->num_experts, 5) << "every rank has a part of each";
-  EXPECT_EQ(local.vocab, 50);
+  EXPECT_EQ(local.vocab, 502);
   EXPECT_EQ(local.width, 96);
-  EXPECT_EQ(local.head_rows(), (Share{26, 13}));
-  EXPECT_EQ(shard_of(whole, {3, 4}).head_rows(), (Share{39, 11}));
+  EXPECT_EQ(local.head_rows(), (Share{252, 126}));
+  EXPECT_EQ(shard_of(whole, {3, 4}).head_rows(), (Share{378, 124}));
 }
 
 TEST(ShardOf, several_ranks_hold_the_same_key_and_value_head_if_there_are_few) {
   const ModelSpec whole = whole_spec();
   for (int32_t rank = 0; rank < 12; ++rank) {
-    const Attention& attention = shard_of(whole, {rank, 12}).layers[0].attention;
+    const Attention attention = shard_of(whole, {rank, 12}).layers[0].attention;
     EXPECT_EQ(attention.heads, 1);
     EXPECT_EQ(attention.kv_heads, 1);
     EXPECT_EQ(attention.all->first, rank);
