@@ -51,6 +51,16 @@ TEST_F(PositionTablesTest, equal_ropes_share_a_table_and_other_positions_have_no
   EXPECT_NEAR(at(table.sin, 7, 1), std::sin(7 * std::pow(500.0, -0.5)), 1e-6);
 }
 
+TEST_F(PositionTablesTest, a_ranks_heads_have_the_slopes_of_the_whole_models) {
+  ModelSpec spec = model_of({Alibi{}});
+  spec.layers[0].attention.all = AllHeads{.heads = 6, .kv_heads = 6, .first = 2, .first_kv = 2};
+  const PositionTables tables(spec, 10, backend_, *stream_);
+  const std::vector<double> expected = alibi_slopes(Alibi{}, 6);
+  for (int head = 0; head < 4; ++head) {
+    EXPECT_EQ(tables.of_layer(0).alibi_slopes[head], static_cast<float>(expected[2 + head]));
+  }
+}
+
 TEST_F(PositionTablesTest, the_rows_of_every_set_of_angles_stand_one_behind_the_other) {
   Rope rope{.dim = 8};
   rope.scaling = {.kind = RopeScaling::Kind::kLongRope,

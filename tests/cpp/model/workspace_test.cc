@@ -82,8 +82,13 @@ ModelSpec rich_spec() {
 
 TEST(Workspace, what_a_rich_model_needs_does_not_overlap_either) {
   std::vector<std::byte> memory(1 << 20);
-  const Workspace w = workspace_of(rich_spec(), 7, 4, memory.data());
-  EXPECT_EQ(w.bytes, workspace_of(rich_spec(), 7, 4, nullptr).bytes);
+  ModelSpec spec = rich_spec();
+  spec.vocab = 30;
+  spec.rank = {1, 2};
+  EXPECT_EQ(workspace_of(rich_spec(), 7, 4, nullptr).head_share.size(), 0) << "one rank's logits go where they belong";
+  const Workspace w = workspace_of(spec, 7, 4, memory.data());
+  EXPECT_EQ(w.bytes, workspace_of(spec, 7, 4, nullptr).bytes);
+  EXPECT_EQ(w.head_share.shape[1], 15);
   EXPECT_EQ(w.qkv.shape[1], 3 * 8 + 3 * 8 + 3 * 16) << "wider than 10 + 16 + 4";
   EXPECT_EQ(w.q.shape[1], 24);
   EXPECT_EQ(w.latent_q.shape[1], 2 * 20);
@@ -94,8 +99,8 @@ TEST(Workspace, what_a_rich_model_needs_does_not_overlap_either) {
       {w.hidden, w.embedded},
       {w.hidden, w.normed, w.normed_ffn, w.branch, w.qkv, w.attention, w.q, w.latent_q, w.latent_out},
       {w.hidden, w.normed, w.normed_ffn, w.branch, w.up, w.activated, w.router_logits, w.experts, w.expert_weights,
-       w.moe_scratch, w.shared_gate},
-      {w.hidden, w.gathered, w.final_norms, w.projected}};
+       w.moe_scratch, w.shared_gate, w.shared_out},
+      {w.hidden, w.gathered, w.final_norms, w.projected, w.head_share}};
   for (const std::vector<Tensor>& group : alive) {
     for (size_t i = 0; i < group.size(); ++i) {
       const Extent a = extent(group[i], memory.data());
@@ -107,6 +112,32 @@ TEST(Workspace, what_a_rich_model_needs_does_not_overlap_either) {
       }
     }
   }
+}
+
+/// Whose activations are of 16 bits.
+class NarrowBackend final : public HostBackend {
+ public:
+  DType activation_dtype(DType) const override { return DType::kBFloat16; }
+};
+
+TEST(Workspace, what_ranks_sum_is_of_the_activations_type_but_for_experts_and_parts_side_by_side) {
+  const NarrowBackend backend;
+  const auto branch = [&](const ModelSpec& spec) {
+    return Workspace(spec, backend, DType::kBFloat16, 5, 3, nullptr).branch;
+  };
+  ModelSpec spec = small_spec();
+  spec.vocab = 30;
+  EXPECT_EQ(branch(spec).size(), 0) << "one rank adds as it computes";
+  spec.rank = {0, 2};
+  EXPECT_EQ(branch(spec).dtype, DType::kBFloat16);
+  EXPECT_EQ(branch(spec).size(), 5 * 24);
+  ModelSpec parallel = spec;
+  parallel.layers[1].wiring = Wiring::kParallel;
+  EXPECT_EQ(branch(parallel).dtype, DType::kFloat32);
+  parallel.layers[1].residual_scale = 0.5f;
+  EXPECT_EQ(branch(parallel).dtype, DType::kBFloat16) << "each part is summed by itself";
+  spec.layers[0].ffn.moe = Moe{.num_experts = 6, .top_k = 2};
+  EXPECT_EQ(branch(spec).dtype, DType::kFloat32);
 }
 
 TEST(Workspace, is_as_wide_as_the_widest_layer) {
