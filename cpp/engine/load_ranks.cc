@@ -38,8 +38,9 @@ ModelWeights load_share(const OpenModel& model, Rank rank, Backend& backend, Str
   return load_weights(model.folder, *model.checkpoint, model.weight_dtype, backend, stream, progress, rank);
 }
 
-std::unique_ptr<Runner> load_runner(const OpenModel& model, Rank rank, std::unique_ptr<Backend> backend,
-                                    std::unique_ptr<Communicator> ranks, const LoadProgress& progress) {
+/// Takes backend and communicator if all goes well.
+std::unique_ptr<Runner> load_runner(const OpenModel& model, Rank rank, std::unique_ptr<Backend>& backend,
+                                    std::unique_ptr<Communicator>& ranks, const LoadProgress& progress) {
   const ModelSpec spec = shard_of(model.folder.spec, rank);
   const RunnerConfig config = runner_config(model);
   std::unique_ptr<Stream> stream = backend->create_stream();
@@ -78,8 +79,7 @@ std::unique_ptr<Ranks> load_ranks(OpenModel& model, const LoadProgress& progress
       if (index == 0 && progress) progress(share);
     };
     try {
-      runners[index] =
-          load_runner(model, rank, std::move(model.backends[index]), std::move(communicators[index]), watched);
+      runners[index] = load_runner(model, rank, model.backends[index], communicators[index], watched);
     } catch (...) {
       const std::lock_guard lock(mutex);
       if (failure == nullptr) failure = std::current_exception();
@@ -90,7 +90,16 @@ std::unique_ptr<Ranks> load_ranks(OpenModel& model, const LoadProgress& progress
   for (size_t index = 1; index < runners.size(); ++index) others.push_back(std::async(std::launch::async, load, index));
   load(0);
   for (std::future<void>& other : others) other.get();
-  if (failure != nullptr) std::rethrow_exception(failure);
+  if (failure != nullptr) {
+    // Their ends wait for nobody.
+    for (const auto& runner : runners) {
+      if (runner != nullptr) runner->abort();
+    }
+    for (const auto& communicator : communicators) {
+      if (communicator != nullptr) communicator->abort();
+    }
+    std::rethrow_exception(failure);
+  }
   return std::make_unique<Ranks>(std::move(runners));
 }
 
