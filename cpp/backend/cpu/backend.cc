@@ -7,6 +7,7 @@
 #include "backend/cpu/moe_run.h"
 #include "backend/cpu/ops.h"
 #include "backend/cpu/stream.h"
+#include "comm/communicator.h"
 #include "core/check.h"
 #include "core/host.h"
 
@@ -94,6 +95,10 @@ int64_t CpuBackend::available_memory() const {
 
 int64_t CpuBackend::total_memory() const {
   return total_host_memory();
+}
+
+std::vector<std::unique_ptr<Communicator>> CpuBackend::connect(std::span<Backend* const>) {
+  return {};
 }
 
 }  // namespace quire::cpu

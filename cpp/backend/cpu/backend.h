@@ -40,6 +40,7 @@ class CpuBackend final : public Backend {
   int64_t available_memory() const override;
   int64_t total_memory() const override;
   int num_threads() const override { return pool_.size(); }
+  std::vector<std::unique_ptr<Communicator>> connect(std::span<Backend* const> ranks) override;
 
  private:
   Isa isa_;

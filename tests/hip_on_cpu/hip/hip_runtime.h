@@ -15,6 +15,7 @@ enum hipError_t {
   hipSuccess = 0,
   hipErrorOutOfMemory = 2,
   hipErrorNoDevice = 100,
+  hipErrorNotReady = 600,
   hipErrorInvalidImage = 200,
   hipErrorNoBinaryForGpu = 209,
   hipErrorInvalidDeviceFunction = 98,
@@ -181,6 +182,12 @@ inline hipError_t hipEventRecord(hipEvent_t, hipStream_t) {
   return hipSuccess;
 }
 inline hipError_t hipEventSynchronize(hipEvent_t) {
+  return hipSuccess;
+}
+inline hipError_t hipStreamQuery(hipStream_t stream) {
+  return hipStreamSynchronize(stream);
+}
+inline hipError_t hipEventQuery(hipEvent_t) {
   return hipSuccess;
 }
 inline hipError_t hipStreamBeginCapture(hipStream_t stream, hipStreamCaptureMode) {
