@@ -61,6 +61,7 @@ Result look_at_device(int ordinal, Device& device);
 std::string explain_no_device(Result result);
 bool is_missing_code(Result result);
 std::string explain_missing_code(const Device& device);
+std::string explain_second_runtime();
 
 // Memory.
 

@@ -34,10 +34,8 @@ void gather_chunk(const PeerView& peers, const GatherChunk& chunk, const GpuStre
   launch("all_gather", choose_kernel(peers.num_ranks), blocks, kThreads, 0, stream, peers, chunk);
 }
 
-void load_gather_kernels() {
-  for (const int num_ranks : {2, 4, kMostRanks}) {
-    check(vendor::find_code(choose_kernel(num_ranks)), "loading the kernels of ranks");
-  }
+void load_gather_kernels(int num_ranks) {
+  check(vendor::find_code(choose_kernel(num_ranks)), "loading the kernels of ranks");
 }
 
 }  // namespace quire::gpu

@@ -11,7 +11,9 @@
 namespace quire::gpu {
 namespace {
 
-constexpr int kMostThreads = 256;
+/// Of a block; what comes from many ranks takes registers.
+template <int kRanks>
+constexpr int kMostThreads = kRanks <= 2 ? 512 : 256;
 constexpr int kLeastThreads = 128;
 
 __device__ inline UnitRange own_range() {
@@ -19,7 +21,7 @@ __device__ inline UnitRange own_range() {
 }
 
 template <typename T, int kRanks>
-__global__ void __launch_bounds__(kMostThreads)
+__global__ void __launch_bounds__(kMostThreads<kRanks>)
     at_once_kernel(const __grid_constant__ PeerView peers, const __grid_constant__ ReduceChunk chunk) {
   let_next_start();
   wait_for_previous();
@@ -29,30 +31,37 @@ __global__ void __launch_bounds__(kMostThreads)
 }
 
 template <typename T, int kRanks, bool kAdds>
-__global__ void __launch_bounds__(kMostThreads)
+__global__ void __launch_bounds__(kMostThreads<kRanks>)
     in_parts_kernel(const __grid_constant__ PeerView peers, const __grid_constant__ ReduceChunk chunk) {
   let_next_start();
   wait_for_previous();
   reduce_in_parts<T, kRanks, kAdds>(peers, begin_call(peers), chunk, own_range());
 }
 
-using Kernel = void (*)(PeerView, ReduceChunk);
+struct Choice {
+  void (*kernel)(PeerView, ReduceChunk);
+  int most_threads;
+};
 
 template <typename T, int kRanks>
-Kernel kernel_for(const ReduceChunk& chunk) {
-  if (chunk.part_units == 0) return at_once_kernel<T, kRanks>;
-  return chunk.add_to != nullptr ? in_parts_kernel<T, kRanks, true> : in_parts_kernel<T, kRanks, false>;
+Choice choose_for(const ReduceChunk& chunk) {
+  constexpr int kThreads = kMostThreads<kRanks>;
+  if constexpr (kRanks > 2) {
+    if (chunk.part_units > 0 && chunk.add_to != nullptr) return {in_parts_kernel<T, kRanks, true>, kThreads};
+    if (chunk.part_units > 0) return {in_parts_kernel<T, kRanks, false>, kThreads};
+  }
+  return {at_once_kernel<T, kRanks>, kThreads};
 }
 
-Kernel choose_kernel(DType dtype, const ReduceChunk& chunk, int num_ranks) {
-  Kernel chosen = nullptr;
+Choice choose_kernel(DType dtype, const ReduceChunk& chunk, int num_ranks) {
+  Choice choice{};
   with_type(dtype, [&](auto type) {
     using T = decltype(type);
-    chosen = num_ranks <= 2   ? kernel_for<T, 2>(chunk)
-             : num_ranks <= 4 ? kernel_for<T, 4>(chunk)
-                              : kernel_for<T, kMostRanks>(chunk);
+    choice = num_ranks <= 2   ? choose_for<T, 2>(chunk)
+             : num_ranks <= 4 ? choose_for<T, 4>(chunk)
+                              : choose_for<T, kMostRanks>(chunk);
   });
-  return chosen;
+  return choice;
 }
 
 int64_t num_units(DType dtype, int64_t count) {
@@ -63,25 +72,25 @@ int64_t num_units(DType dtype, int64_t count) {
 }  // namespace
 
 void reduce_chunk(DType dtype, const PeerView& peers, const ReduceChunk& chunk, const GpuStream& stream) {
+  const Choice choice = choose_kernel(dtype, chunk, peers.num_ranks);
   const int64_t units = chunk.part_units > 0 ? chunk.part_units : num_units(dtype, chunk.count);
   // A small message is spread over several multiprocessors, a large one over all blocks.
   const int64_t each = (units + kMostPeerBlocks - 1) / kMostPeerBlocks;
-  const auto threads = static_cast<unsigned>(std::clamp<int64_t>((each + 31) / 32 * 32, kLeastThreads, kMostThreads));
-  const auto blocks = static_cast<unsigned>(std::min<int64_t>((units + threads - 1) / threads, kMostPeerBlocks));
-  launch("all_reduce", choose_kernel(dtype, chunk, peers.num_ranks), blocks, threads, 0, stream, peers, chunk);
+  const int64_t threads = std::clamp<int64_t>((each + 31) / 32 * 32, kLeastThreads, choice.most_threads);
+  const int64_t blocks = std::min<int64_t>((units + threads - 1) / threads, kMostPeerBlocks);
+  launch("all_reduce", choice.kernel, static_cast<unsigned>(blocks), static_cast<unsigned>(threads), 0, stream, peers,
+         chunk);
 }
 
-void load_reduce_kernels() {
+void load_reduce_kernels(int num_ranks) {
   float none = 0.0f;
   for (const DType dtype : {DType::kFloat32, DType::kBFloat16, DType::kFloat16}) {
-    for (const int num_ranks : {2, 4, kMostRanks}) {
-      for (const bool adds : {false, true}) {
-        for (const int64_t part_units : {0, 1}) {
-          ReduceChunk chunk{};
-          chunk.add_to = adds ? &none : nullptr;
-          chunk.part_units = part_units;
-          check(vendor::find_code(choose_kernel(dtype, chunk, num_ranks)), "loading the kernels of ranks");
-        }
+    for (const bool adds : {false, true}) {
+      for (const int64_t part_units : {0, 1}) {
+        ReduceChunk chunk{};
+        chunk.add_to = adds ? &none : nullptr;
+        chunk.part_units = part_units;
+        check(vendor::find_code(choose_kernel(dtype, chunk, num_ranks).kernel), "loading the kernels of ranks");
       }
     }
   }

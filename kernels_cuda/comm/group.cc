@@ -70,6 +70,7 @@ std::shared_ptr<RankGroup> RankGroup::make(std::vector<int> devices, bool determ
   QUIRE_REQUIRE(count >= 1 && count <= kMostRanks, ErrorKind::kUnsupported,
                 "[device] that many GPUs cannot be connected: ranks=", count, ", expected=1 to ", kMostRanks);
   const std::shared_ptr<RankGroup> group(new RankGroup(std::move(devices), deterministic));
+  gpu::check(vendor::use_device(group->devices_[0]), "choosing the device");
   group->words_memory_ = allocate_page_locked(sizeof(RankWords));
   group->words_ = new (group->words_memory_.data()) RankWords;
   group->read_limits();

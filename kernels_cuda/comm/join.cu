@@ -9,7 +9,7 @@ namespace quire::gpu {
 namespace {
 
 template <typename T>
-__global__ void __launch_bounds__(kRowThreads) sum_kernel(GatheredParts gathered) {
+__global__ void __launch_bounds__(kRowThreads) sum_parts_kernel(GatheredParts gathered) {
   let_next_start();
   wait_for_previous();
   const int64_t i = int64_t{blockIdx.x} * kRowThreads + threadIdx.x;
@@ -24,7 +24,7 @@ __global__ void __launch_bounds__(kRowThreads) sum_kernel(GatheredParts gathered
   }
 }
 
-__global__ void __launch_bounds__(kRowThreads) join_kernel(GatheredColumns gathered) {
+__global__ void __launch_bounds__(kRowThreads) join_columns_kernel(GatheredColumns gathered) {
   let_next_start();
   wait_for_previous();
   const int64_t column = row_element<1>();
@@ -40,12 +40,13 @@ __global__ void __launch_bounds__(kRowThreads) join_kernel(GatheredColumns gathe
 void sum_parts(DType dtype, const GatheredParts& gathered, const GpuStream& stream) {
   const auto blocks = static_cast<unsigned>((gathered.count + kRowThreads - 1) / kRowThreads);
   with_type(dtype, [&](auto type) {
-    launch("all_reduce", sum_kernel<decltype(type)>, blocks, kRowThreads, 0, stream, gathered);
+    launch("all_reduce", sum_parts_kernel<decltype(type)>, blocks, kRowThreads, 0, stream, gathered);
   });
 }
 
 void join_columns(const GatheredColumns& gathered, const GpuStream& stream) {
-  launch("all_gather", join_kernel, row_grid(gathered.rows, gathered.columns, 1), kRowThreads, 0, stream, gathered);
+  launch("all_gather", join_columns_kernel, row_grid(gathered.rows, gathered.columns, 1), kRowThreads, 0, stream,
+         gathered);
 }
 
 }  // namespace quire::gpu

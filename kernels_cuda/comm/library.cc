@@ -79,6 +79,10 @@ bool open_functions(Functions& functions, std::string& why_not) {
                                    ", or set ", vendor::kCollectivesFolder, " to its folder");
     return false;
   }
+  if (const std::string second = vendor::explain_second_runtime(); !second.empty()) {
+    why_not = detail::join_message(vendor::kCollectivesName, " is not of this build: file=", file, ", ", second);
+    return false;  // and stays open: nobody knows what closing it would take along
+  }
   int version = 0;
   if (!find_all(library, functions) || functions.version(&version) != kDone || version < kOldestVersion) {
     why_not = detail::join_message(vendor::kCollectivesName, " is too old: file=", file, ", version=", version,

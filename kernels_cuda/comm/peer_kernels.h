@@ -17,8 +17,8 @@ constexpr int64_t kUnitBytes = 16;
 constexpr int64_t kLinesPerUnit = 2;
 
 /// Blocks of a kernel: enough to keep a link busy, and few enough to be on the device all at once beside others.
-constexpr int kMostPeerBlocks = 64;
-constexpr int kTicketsPerCall = 64;
+constexpr int kMostPeerBlocks = 128;
+constexpr int kTicketsPerCall = 128;
 
 /// What a rank's kernels know of all.
 struct PeerView {
@@ -56,9 +56,9 @@ struct GatherChunk {
 void reduce_chunk(DType dtype, const PeerView& peers, const ReduceChunk& chunk, const GpuStream& stream);
 void gather_chunk(const PeerView& peers, const GatherChunk& chunk, const GpuStream& stream);
 
-/// Have the code of all these kernels on the current device: one that is loaded when it is first launched may have to
-/// wait for a kernel that waits for it.
-void load_reduce_kernels();
-void load_gather_kernels();
+/// Have the code of what that many ranks launch on the current device: a kernel that is loaded when it is first
+/// launched may have to wait for one that waits for it.
+void load_reduce_kernels(int num_ranks);
+void load_gather_kernels(int num_ranks);
 
 }  // namespace quire::gpu

@@ -53,12 +53,20 @@ Buffer zeroed(size_t bytes, int device) {
 }  // namespace
 
 struct PeerExchange::State {
-  std::vector<Buffer> memory;
+  std::vector<int> devices;
   std::vector<PeerView> views;
+  std::vector<Buffer> memory;
 };
 
 PeerExchange::PeerExchange(std::unique_ptr<State> state) : state_(std::move(state)) {}
-PeerExchange::~PeerExchange() = default;
+
+/// The memory goes when no rank writes into it any more: kernels end, for none waits for ever. A device that has failed
+/// has ended too.
+PeerExchange::~PeerExchange() {
+  for (const int device : state_->devices) {
+    if (cudaSetDevice(device) != cudaSuccess || cudaDeviceSynchronize() != cudaSuccess) vendor::forget_error();
+  }
+}
 
 std::unique_ptr<PeerExchange> PeerExchange::open(const std::vector<int>& devices, RankWords* words,
                                                  std::string& why_not) {
@@ -71,6 +79,7 @@ std::unique_ptr<PeerExchange> PeerExchange::open(const std::vector<int>& devices
     }
   }
   auto state = std::make_unique<State>();
+  state->devices = devices;
   PeerView all{.inboxes = {},
                .tickets = nullptr,
                .words = words,
@@ -86,8 +95,8 @@ std::unique_ptr<PeerExchange> PeerExchange::open(const std::vector<int>& devices
     all.tickets = static_cast<unsigned long long*>(state->memory.back().data());
     all.rank = static_cast<int>(rank);
     state->views.push_back(all);
-    load_reduce_kernels();
-    load_gather_kernels();
+    load_reduce_kernels(all.num_ranks);
+    load_gather_kernels(all.num_ranks);
   }
   return std::unique_ptr<PeerExchange>(new PeerExchange(std::move(state)));
 }

@@ -72,6 +72,12 @@ bool is_missing_code(Result result);
 /// For the message then: what the device would need, and how a build gets it.
 std::string explain_missing_code(const Device& device);
 
+/// Whether a library that was opened has brought another runtime into the process, to which ours means nothing; empty
+/// if not. NVIDIA's libraries have theirs linked in, and know our streams.
+inline std::string explain_second_runtime() {
+  return "";
+}
+
 // Memory.
 
 inline Result allocate(void** memory, size_t bytes) {
