@@ -15,11 +15,13 @@
 
 #include "comm/communicator.h"
 #include "core/dtype.h"
+#include "kernels_cuda/comm/cut_messages.h"
 
 namespace quire::gpu {
 namespace {
 
-constexpr int64_t kBufferLines = 32 * 1024;
+/// Little, so that messages are cut.
+constexpr int64_t kBufferLines = 4 * 1024;
 constexpr int64_t kGuardLines = 64;
 
 /// Ranks with inboxes in this process's memory.
@@ -82,125 +84,125 @@ float sum_at(uint64_t call, int num_ranks, int64_t i) {
   return sum;
 }
 
-/// What all ranks do in call `number`, drawn from it.
+/// What all ranks do, drawn from the number of the time.
 struct Plan {
-  explicit Plan(uint64_t call, int num_ranks) {
-    std::mt19937 generator(static_cast<uint32_t>(call * 77 + 5));
+  explicit Plan(uint64_t time) {
+    std::mt19937 generator(static_cast<uint32_t>(time * 77 + 5));
     const auto draw = [&](int64_t most) { return static_cast<int64_t>(generator() % static_cast<uint64_t>(most)); };
-    kind = static_cast<int>(draw(4));
+    gathers = draw(4) == 0;
     adds = draw(2) == 1;
     threads = 1 + draw(70);
-    const int64_t most = draw(8) == 0 ? 6000 : 300;
-    count = 1 + draw(most);
-    if (kind == 1 || kind == 2) {
-      const int64_t units = units_of<float>(count);
-      part_units = (units + num_ranks - 1) / num_ranks;
-      // Ranks whose part is empty hear of each other in no call of this kind: messages this short go at once.
-      if ((num_ranks - 1) * part_units >= units) part_units = 0;
-    }
+    count = 1 + draw(draw(8) == 0 ? 12000 : 300);
     rows = 1 + draw(5);
-    columns = 1 + draw(150);
+    columns = 1 + draw(draw(8) == 0 ? 9000 : 150);
   }
 
-  int kind;  ///< 0 at once, 1 and 2 in parts, 3 gather
-  bool adds;
-  int64_t threads, count, part_units = 0, rows, columns;
+  bool gathers, adds;
+  int64_t threads, count, rows, columns;
+};
+
+/// Where ranks begin to share work here: as early as may be.
+int64_t share_from_bytes(int num_ranks) {
+  return kUnitBytes * num_ranks * num_ranks;
+}
+
+/// A rank that takes part in messages one after the other, each of which may be several calls.
+template <int kRanks>
+class Member {
+ public:
+  Member(const Machine& machine, int rank) : machine_(machine), view_(machine.view(rank)), rank_(rank) {}
+
+  void take_part(uint64_t time) {
+    const Plan plan(time);
+    plan.gathers ? gather(time, plan) : reduce(time, plan);
+  }
+
+ private:
+  void reduce(uint64_t time, const Plan& plan) {
+    // One element in front, so that memory is not aligned half of the times.
+    const int64_t skipped = static_cast<int64_t>(time % 2);
+    std::vector<float> x(static_cast<size_t>(plan.count + skipped)), added(x.size(), 0.5f);
+    for (int64_t i = 0; i < plan.count; ++i) x[static_cast<size_t>(i + skipped)] = number_at(time, rank_, i);
+    AllReduceArgs args{.x = Tensor(x.data() + skipped, DType::kFloat32, {1, plan.count}), .scale = 0.75f};
+    if (plan.adds) args.add_to = Tensor(added.data() + skipped, DType::kFloat32, {1, plan.count});
+    const int num_ranks = machine_.num_ranks();
+    cut_reduce(args, num_ranks, kBufferLines, num_ranks > 2 || time % 3 == 0 ? share_from_bytes(num_ranks) : 1 << 30,
+               [&](const ReduceChunk& chunk) {
+                 const PeerCall call = peer_call(calls_++, view_);
+                 for (int64_t thread = 0; thread < plan.threads; ++thread) run(call, chunk, {thread, plan.threads});
+               });
+    for (int64_t i = 0; i < plan.count; ++i) {
+      const float sum = sum_at(time, num_ranks, i);
+      const auto k = static_cast<size_t>(i + skipped);
+      const float expected = plan.adds ? fmaf(0.75f, sum, 0.5f) : sum;
+      ASSERT_EQ(plan.adds ? added[k] : x[k], expected) << "time " << time << " rank " << rank_ << " " << i;
+    }
+  }
+
+  void run(const PeerCall& call, const ReduceChunk& chunk, const UnitRange& range) {
+    if (chunk.part_units == 0) {
+      const Unit<float> own = load_unit(static_cast<const float*>(chunk.x), range.first, chunk.count, chunk.aligned);
+      reduce_at_once<float, kRanks>(view_, call, chunk, range, own);
+    } else if (chunk.add_to != nullptr) {
+      reduce_in_parts<float, kRanks, true>(view_, call, chunk, range);
+    } else {
+      reduce_in_parts<float, kRanks, false>(view_, call, chunk, range);
+    }
+  }
+
+  void gather(uint64_t time, const Plan& plan) {
+    const int num_ranks = machine_.num_ranks();
+    const Share own = share_of_rank(plan.columns, rank_, num_ranks);
+    std::vector<float> x(static_cast<size_t>(plan.rows * own.count) + 1);
+    std::vector<float> out(static_cast<size_t>(plan.rows * plan.columns));
+    for (int64_t row = 0; row < plan.rows; ++row) {
+      for (int64_t c = 0; c < own.count; ++c) {
+        x[static_cast<size_t>(row * own.count + c)] = number_at(time, 0, row * plan.columns + own.first + c);
+      }
+    }
+    cut_gather({.x = Tensor(x.data(), DType::kFloat32, {plan.rows, own.count}),
+                .out = Tensor(out.data(), DType::kFloat32, {plan.rows, plan.columns})},
+               num_ranks, kBufferLines, [&](const GatherChunk& chunk) {
+                 const PeerCall call = peer_call(calls_++, view_);
+                 for (int64_t thread = 0; thread < plan.threads; ++thread) {
+                   gather_columns<kRanks>(view_, call, chunk, {thread, plan.threads});
+                 }
+               });
+    for (int64_t i = 0; i < plan.rows * plan.columns; ++i) {
+      ASSERT_EQ(out[static_cast<size_t>(i)], number_at(time, 0, i)) << "time " << time << " rank " << rank_ << " " << i;
+    }
+  }
+
+  const Machine& machine_;
+  const PeerView& view_;
+  const int rank_;
+  uint64_t calls_ = 0;
 };
 
 template <int kRanks>
-void reduce(const Machine& machine, int rank, uint64_t call, const Plan& plan) {
-  std::vector<float> x(static_cast<size_t>(plan.count)), added(x.size(), 0.5f);
-  for (int64_t i = 0; i < plan.count; ++i) x[static_cast<size_t>(i)] = number_at(call, rank, i);
-  const ReduceChunk chunk{.x = x.data(),
-                          .add_to = plan.adds ? added.data() : nullptr,
-                          .scale = 0.75f,
-                          .count = plan.count,
-                          .part_units = plan.part_units,
-                          .aligned = call % 3 != 0};
-  const PeerView& view = machine.view(rank);
-  const PeerCall number = peer_call(call, view);
-  for (int64_t thread = 0; thread < plan.threads; ++thread) {
-    const UnitRange range{thread, plan.threads};
-    if (plan.part_units == 0) {
-      const Unit<float> own = load_unit(x.data(), thread, plan.count, chunk.aligned);
-      reduce_at_once<float, kRanks>(view, number, chunk, range, own);
-    } else if (plan.adds) {
-      reduce_in_parts<float, kRanks, true>(view, number, chunk, range);
-    } else {
-      reduce_in_parts<float, kRanks, false>(view, number, chunk, range);
-    }
-  }
-  for (int64_t i = 0; i < plan.count; ++i) {
-    const float sum = sum_at(call, machine.num_ranks(), i);
-    const auto k = static_cast<size_t>(i);
-    const float expected = plan.adds ? fmaf(0.75f, sum, 0.5f) : sum;
-    ASSERT_EQ(plan.adds ? added[k] : x[k], expected) << "call " << call << " rank " << rank << " " << i;
-  }
-}
-
-template <int kRanks>
-void gather(const Machine& machine, int rank, uint64_t call, const Plan& plan) {
-  const int num_ranks = machine.num_ranks();
-  const Share own = share_of_rank(plan.columns, rank, num_ranks);
-  std::vector<float> x(static_cast<size_t>(plan.rows * own.count)), out(static_cast<size_t>(plan.rows * plan.columns));
-  for (int64_t row = 0; row < plan.rows; ++row) {
-    for (int64_t c = 0; c < own.count; ++c) {
-      x[static_cast<size_t>(row * own.count + c)] = number_at(call, 0, row * plan.columns + own.first + c);
-    }
-  }
-  GatherChunk chunk{.x = x.data(),
-                    .x_stride = own.count,
-                    .out = out.data(),
-                    .out_stride = plan.columns,
-                    .rows = static_cast<int>(plan.rows),
-                    .first = {},
-                    .columns = {},
-                    .aligned = false};
-  int64_t offsets = plan.columns;
-  for (int r = 0; r < num_ranks; ++r) {
-    const Share share = share_of_rank(plan.columns, r, num_ranks);
-    chunk.first[r] = static_cast<int>(share.first);
-    chunk.columns[r] = static_cast<int>(share.count);
-    offsets |= share.first | share.count;
-  }
-  chunk.aligned = offsets % 4 == 0;
-  const PeerView& view = machine.view(rank);
-  for (int64_t thread = 0; thread < plan.threads; ++thread) {
-    gather_columns<kRanks>(view, peer_call(call, view), chunk, {thread, plan.threads});
-  }
-  for (int64_t i = 0; i < plan.rows * plan.columns; ++i) {
-    ASSERT_EQ(out[static_cast<size_t>(i)], number_at(call, 0, i)) << "call " << call << " rank " << rank << " " << i;
-  }
-}
-
-template <int kRanks>
-void make_calls(int num_ranks, uint64_t calls) {
+void send_messages(int num_ranks, uint64_t times) {
   Machine machine(num_ranks);
   machine.run([&](int rank) {
+    Member<kRanks> member(machine, rank);
     std::mt19937 generator(static_cast<uint32_t>(rank));
-    for (uint64_t call = 0; call < calls && !testing::Test::HasFatalFailure(); ++call) {
+    for (uint64_t time = 0; time < times && !testing::Test::HasFatalFailure(); ++time) {
       if (generator() % 50 == 0) std::this_thread::sleep_for(std::chrono::microseconds(generator() % 2000));
-      const Plan plan(call, num_ranks);
-      if (plan.kind == 3) {
-        gather<kRanks>(machine, rank, call, plan);
-      } else {
-        reduce<kRanks>(machine, rank, call, plan);
-      }
+      member.take_part(time);
     }
   });
   EXPECT_TRUE(machine.guards_untouched());
   EXPECT_EQ(machine.words().stop, kGoOn);
 }
 
-TEST(PeerExchangeTest, any_calls_one_after_the_other_give_the_same_on_two_ranks) {
-  make_calls<2>(2, 4000);
+TEST(PeerExchangeTest, any_messages_one_after_the_other_arrive_on_two_ranks) {
+  send_messages<2>(2, 4000);
 }
 
-TEST(PeerExchangeTest, any_calls_one_after_the_other_give_the_same_on_more_ranks) {
-  make_calls<4>(3, 300);
-  make_calls<4>(4, 300);
-  make_calls<8>(5, 150);
-  make_calls<8>(8, 150);
+TEST(PeerExchangeTest, any_messages_one_after_the_other_arrive_on_more_ranks) {
+  send_messages<4>(3, 300);
+  send_messages<4>(4, 300);
+  send_messages<8>(5, 150);
+  send_messages<8>(8, 150);
 }
 
 template <typename T, DType kType>
