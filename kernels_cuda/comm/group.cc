@@ -104,6 +104,7 @@ void RankGroup::open_ways() {
                   ", and QUIRE_ALL_REDUCE=own asks for it");
     return;
   }
+  if (peers_ != nullptr && is_fixed_) return;
   if (are_different(devices_)) {
     library_ = CollectiveLibrary::open(devices_, why_no_library);
   } else {
@@ -136,10 +137,12 @@ std::string RankGroup::why_stopped() const {
     if (missing < 0) continue;
     if (lost < 0 || read(words_->missing[missing]) == 0) waiting = rank, lost = missing;
   }
-  const auto limit_ms = words_->limit_ns / 1000000;
-  if (lost < 0) return place + detail::join_message("a rank did not come: limit_ms=", limit_ms);
-  return place + detail::join_message("rank ", lost, " did not come: waiting=rank ", waiting, ", limit_ms=", limit_ms,
-                                      "; QUIRE_COMM_TIMEOUT_MS sets the limit");
+  const char* const remedy = "; QUIRE_COMM_TIMEOUT_MS sets the limit";
+  if (lost < 0) {
+    return place + detail::join_message("a rank did not come: limit_ms=", library_limit_.count(), remedy);
+  }
+  return place + detail::join_message("rank ", lost, " did not come: waiting=rank ", waiting,
+                                      ", limit_ms=", words_->limit_ns / 1000000, remedy);
 }
 
 void RankGroup::check() {

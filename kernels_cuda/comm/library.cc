@@ -196,9 +196,10 @@ void CollectiveLibrary::abort() noexcept {
   // A group that is still being made ends by itself.
   if (!state_->is_made) return;
   // A rank that is in a call for longer waits there for others: the library says that aborting is the way out.
+  const auto end = std::chrono::steady_clock::now() + kCallMayTake;
   for (size_t rank = 0; rank < state_->members.size(); ++rank) {
     std::unique_lock lock(state_->calls[rank], std::defer_lock);
-    static_cast<void>(lock.try_lock_for(kCallMayTake));
+    static_cast<void>(lock.try_lock_until(end));
     static_cast<void>(state_->functions.abort(state_->members[rank]));
   }
 }
