@@ -31,6 +31,7 @@ constexpr const char* kCollectivesName = "RCCL";
 constexpr const char* kCollectivesFiles[] = {"librccl.so.1", "librccl.so"};
 constexpr const char* kCollectivesFolder = "QUIRE_RCCL_PATH";
 constexpr const char* kCollectivesFile = "VLLM_NCCL_SO_PATH";
+constexpr const char* kCollectivesOfPip = nullptr;
 constexpr const char* kCollectivesRemedy = "install it (ROCm's package rccl)";
 
 const char* targets();

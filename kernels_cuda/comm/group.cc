@@ -117,7 +117,13 @@ void RankGroup::open_ways() {
 }
 
 void RankGroup::ready() {
-  if (library_ != nullptr) library_->ready();
+  if (library_ == nullptr) return;
+  try {
+    library_->ready();
+  } catch (const Error& error) {
+    if (peers_ == nullptr) throw;
+    throw Error(error.kind(), detail::join_message(error.what(), "; QUIRE_ALL_REDUCE=own does without it"));
+  }
 }
 
 void RankGroup::stop(StopReason reason) noexcept {

@@ -8,6 +8,7 @@
 #include <chrono>
 #include <cstdlib>
 #include <exception>
+#include <iterator>
 #include <mutex>
 #include <thread>
 
@@ -52,13 +53,25 @@ bool find_all(void* library, Functions& found) {
          find(library, "ncclAllGather", found.all_gather);
 }
 
-/// What is looked for, in this order: the file or the folder that a variable names, or else what the loader finds.
+/// The folder that this library lies in, with a slash, or nothing.
+std::string own_folder() {
+  Dl_info info{};
+  if (dladdr(reinterpret_cast<const void*>(&own_folder), &info) == 0 || info.dli_fname == nullptr) return "";
+  const std::string path = info.dli_fname;
+  return path.substr(0, path.rfind('/') + 1);
+}
+
+/// What is looked for, in this order: the folder or the file that a variable names; or else what the loader finds, and
+/// what pip has put beside the Python package that we are a part of.
 std::vector<std::string> files_to_try() {
-  if (const char* const file = std::getenv(vendor::kCollectivesFile)) return {file};
-  const char* const folder = std::getenv(vendor::kCollectivesFolder);
   std::vector<std::string> files;
-  for (const char* const name : vendor::kCollectivesFiles) {
-    files.push_back(folder != nullptr ? std::string(folder) + "/" + name : std::string(name));
+  if (const char* const folder = std::getenv(vendor::kCollectivesFolder)) {
+    for (const char* const name : vendor::kCollectivesFiles) files.push_back(std::string(folder) + "/" + name);
+  } else if (const char* const file = std::getenv(vendor::kCollectivesFile)) {
+    files.emplace_back(file);
+  } else {
+    files.assign(std::begin(vendor::kCollectivesFiles), std::end(vendor::kCollectivesFiles));
+    if (vendor::kCollectivesOfPip != nullptr) files.push_back(own_folder() + vendor::kCollectivesOfPip);
   }
   return files;
 }

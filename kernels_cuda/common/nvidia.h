@@ -25,11 +25,12 @@ constexpr const char* kName = "cuda";
 constexpr const char* kBlasName = "cuBLASLt";
 
 /// The library for collectives: as users call it, its files, the variables that name its folder and its file (the
-/// second one is vLLM's), and how a machine gets it.
+/// second one is vLLM's), where pip puts it, seen from the Python package's folder, and how a machine gets it.
 constexpr const char* kCollectivesName = "NCCL";
 constexpr const char* kCollectivesFiles[] = {"libnccl.so.2"};
 constexpr const char* kCollectivesFolder = "QUIRE_NCCL_PATH";
 constexpr const char* kCollectivesFile = "VLLM_NCCL_SO_PATH";
+constexpr const char* kCollectivesOfPip = "../nvidia/nccl/lib/libnccl.so.2";
 constexpr const char* kCollectivesRemedy = "install it (pip install nvidia-nccl-cu13, or NVIDIA's package libnccl2)";
 
 /// What this build's code is for.
