@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "core/check.h"
+#include "kernels_cuda/comm/group.h"
 #include "kernels_cuda/layouts.h"
 #include "kernels_cuda/ops.h"
 #include "kernels_cuda/portable/probe.h"
@@ -35,7 +36,7 @@ Device open_device(int ordinal) {
 
 class GpuEvent final : public Event {
  public:
-  explicit GpuEvent(vendor::EventHandle handle) : handle_(handle) {}
+  GpuEvent(const Resources& resources, vendor::EventHandle handle) : resources_(resources), handle_(handle) {}
   ~GpuEvent() override { vendor::destroy_event(handle_); }
   GpuEvent(const GpuEvent&) = delete;
   GpuEvent& operator=(const GpuEvent&) = delete;
@@ -43,24 +44,27 @@ class GpuEvent final : public Event {
   void record(Stream& stream) override {
     check(vendor::record_event(handle_, as_gpu(stream).handle()), "marking a place");
   }
-  void wait() override { check(vendor::wait_for_event(handle_), "waiting for the device"); }
+  void wait() override { wait_for_event(resources_, handle_); }
 
  private:
+  const Resources& resources_;
   vendor::EventHandle handle_;
 };
 
 class GpuGraph final : public Graph {
  public:
-  explicit GpuGraph(vendor::GraphHandle handle) : handle_(handle) {}
+  GpuGraph(const Resources& resources, vendor::GraphHandle handle) : resources_(resources), handle_(handle) {}
   ~GpuGraph() override { vendor::destroy_graph(handle_); }
   GpuGraph(const GpuGraph&) = delete;
   GpuGraph& operator=(const GpuGraph&) = delete;
 
   void launch(Stream& stream) override {
+    check_ranks(resources_);
     check(vendor::launch_graph(handle_, as_gpu(stream).handle()), "launching recorded work");
   }
 
  private:
+  const Resources& resources_;
   vendor::GraphHandle handle_;
 };
 
@@ -121,7 +125,7 @@ std::unique_ptr<Event> GpuBackend::create_event() {
   use_device();
   vendor::EventHandle handle = nullptr;
   check(vendor::create_event(&handle), "creating an event");
-  return std::make_unique<GpuEvent>(handle);
+  return std::make_unique<GpuEvent>(resources_, handle);
 }
 
 Buffer GpuBackend::allocate(size_t bytes, MemoryKind kind) {
@@ -181,7 +185,7 @@ std::unique_ptr<Graph> GpuBackend::end_recording(Stream& stream) {
   const vendor::Result result = vendor::make_graph(&graph, recording);
   vendor::destroy_recording(recording);
   check(result, "preparing recorded work");
-  auto recorded = std::make_unique<GpuGraph>(graph);
+  auto recorded = std::make_unique<GpuGraph>(resources_, graph);
   check(vendor::upload_graph(graph, as_gpu(stream).handle()), "preparing recorded work");
   return recorded;
 }
@@ -204,6 +208,8 @@ size_t GpuBackend::sample_scratch_bytes(int64_t num_rows, int64_t vocabulary) co
 }
 
 int64_t GpuBackend::available_memory() const {
+  // The library for collectives takes memory of its own while it starts.
+  if (const auto ranks = resources_.ranks.lock()) ranks->ready();
   use_device();
   size_t free_bytes = 0, total_bytes = 0;
   check(vendor::free_and_total(&free_bytes, &total_bytes), "asking for free memory");
@@ -215,6 +221,19 @@ int64_t GpuBackend::total_memory() const {
   size_t free_bytes = 0, total_bytes = 0;
   check(vendor::free_and_total(&free_bytes, &total_bytes), "asking for free memory");
   return static_cast<int64_t>(total_bytes);
+}
+
+Communicators GpuBackend::connect(std::span<Backend* const> ranks) {
+  std::vector<int> devices;
+  bool deterministic = false;
+  for (Backend* const rank : ranks) {
+    const Resources& resources = static_cast<GpuBackend*>(rank)->resources_;
+    devices.push_back(resources.device.ordinal);
+    deterministic = deterministic || resources.deterministic;
+  }
+  const auto group = RankGroup::make(std::move(devices), deterministic);
+  for (Backend* const rank : ranks) static_cast<GpuBackend*>(rank)->resources_.ranks = group;
+  return communicators_of(group);
 }
 
 }  // namespace quire::gpu

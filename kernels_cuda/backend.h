@@ -4,6 +4,7 @@
 #include <string>
 
 #include "backend/backend.h"
+#include "comm/communicator.h"
 #include "kernels_cuda/gemm/blas.h"
 #include "kernels_cuda/memory.h"
 #include "kernels_cuda/stream.h"
@@ -43,6 +44,7 @@ class GpuBackend final : public Backend {
   int64_t available_memory() const override;
   int64_t total_memory() const override;
   int num_threads() const override { return 1; }
+  Communicators connect(std::span<Backend* const> ranks) override;
 
  private:
   void use_device() const;

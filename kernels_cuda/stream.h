@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstddef>
+#include <memory>
 
 #include "backend/backend.h"
 #include "kernels_cuda/common/device.h"
@@ -8,6 +9,7 @@
 namespace quire::gpu {
 
 class Blas;
+class RankGroup;
 
 /// What a backend's ops share beside their arguments.
 struct Resources {
@@ -21,7 +23,16 @@ struct Resources {
   /// Counters that a kernel finds zero and leaves zero, so that the last of its blocks can be told.
   unsigned* counters = nullptr;
   size_t num_counters = 0;
+  /// The other ranks, as long as there are communicators (comm/group.h).
+  std::weak_ptr<RankGroup> ranks;
 };
+
+// What waits for the device, and what relies on its results, must hear of ranks that have failed: their results are no
+// results. Raises: kDevice. Defined with the group of ranks.
+
+void wait_for_stream(const Resources& resources, vendor::StreamHandle stream);
+void wait_for_event(const Resources& resources, vendor::EventHandle event);
+void check_ranks(const Resources& resources);
 
 class GpuStream final : public Stream {
  public:
@@ -30,7 +41,7 @@ class GpuStream final : public Stream {
   GpuStream(const GpuStream&) = delete;
   GpuStream& operator=(const GpuStream&) = delete;
 
-  void synchronize() override { check(vendor::wait_for_stream(handle_), "waiting for the device"); }
+  void synchronize() override { wait_for_stream(resources_, handle_); }
 
   vendor::StreamHandle handle() const { return handle_; }
   const Resources& resources() const { return resources_; }

@@ -1,10 +1,12 @@
 #include "kernels_hip/compat.h"
 
+#include <link.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
 #include <cstdlib>
+#include <set>
 
 #include "core/check.h"
 #include "kernels_cuda/common/device.h"
@@ -90,6 +92,21 @@ bool is_missing_code(Result result) {
 
 std::string explain_missing_code(const Device& device) {
   return detail::join_message("hip:", device.ordinal, " (", device.name, "): target=", explain_targets(device.target));
+}
+
+std::string explain_second_runtime() {
+  std::set<std::string> runtimes;
+  dl_iterate_phdr(
+      [](dl_phdr_info* library, size_t, void* found) {
+        const std::string path = library->dlpi_name;
+        const std::string file = path.substr(path.rfind('/') + 1);
+        if (file.starts_with("libamdhip64.so")) static_cast<std::set<std::string>*>(found)->insert(path);
+        return 0;
+      },
+      &runtimes);
+  if (runtimes.size() < 2) return "";
+  return detail::join_message("it wants another HIP runtime than this build: ", *runtimes.begin(), " and ",
+                              *runtimes.rbegin(), "; take the one of the ROCm that quire was built with");
 }
 
 }  // namespace quire::gpu::vendor

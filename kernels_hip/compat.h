@@ -27,6 +27,13 @@ constexpr Result kSuccess = hipSuccess;
 constexpr const char* kName = "hip";
 constexpr const char* kBlasName = "hipBLASLt";
 
+constexpr const char* kCollectivesName = "RCCL";
+constexpr const char* kCollectivesFiles[] = {"librccl.so.1", "librccl.so"};
+constexpr const char* kCollectivesFolder = "QUIRE_RCCL_PATH";
+constexpr const char* kCollectivesFile = "VLLM_NCCL_SO_PATH";
+constexpr const char* kCollectivesOfPip = nullptr;
+constexpr const char* kCollectivesRemedy = "install it (ROCm's package rccl)";
+
 const char* targets();
 
 // Errors.
@@ -34,6 +41,9 @@ const char* targets();
 std::string describe(Result result);
 inline bool is_out_of_memory(Result result) {
   return result == hipErrorOutOfMemory;
+}
+inline bool is_not_ready(Result result) {
+  return result == hipErrorNotReady;
 }
 inline void forget_error() {
   static_cast<void>(hipGetLastError());
@@ -52,6 +62,7 @@ Result look_at_device(int ordinal, Device& device);
 std::string explain_no_device(Result result);
 bool is_missing_code(Result result);
 std::string explain_missing_code(const Device& device);
+std::string explain_second_runtime();
 
 // Memory.
 
@@ -106,6 +117,9 @@ inline void destroy_stream(StreamHandle stream) {
 inline Result wait_for_stream(StreamHandle stream) {
   return hipStreamSynchronize(stream);
 }
+inline Result ask_stream(StreamHandle stream) {
+  return hipStreamQuery(stream);
+}
 inline Result create_event(EventHandle* event) {
   return hipEventCreateWithFlags(event, hipEventDisableTiming);
 }
@@ -117,6 +131,9 @@ inline Result record_event(EventHandle event, StreamHandle stream) {
 }
 inline Result wait_for_event(EventHandle event) {
   return hipEventSynchronize(event);
+}
+inline Result ask_event(EventHandle event) {
+  return hipEventQuery(event);
 }
 inline Result begin_recording(StreamHandle stream) {
   return hipStreamBeginCapture(stream, hipStreamCaptureModeThreadLocal);

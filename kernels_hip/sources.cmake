@@ -3,6 +3,7 @@
 set(quire_kernel_sources
   kernels_cuda/attention/generic.cu
   kernels_cuda/attention/kv_write.cu
+  kernels_cuda/comm/join.cu
   kernels_cuda/gemm/generic.cu
   kernels_cuda/gemm/pack.cu
   kernels_cuda/moe/moe.cu
@@ -30,11 +31,14 @@ set(quire_host_sources
   kernels_cuda/module.cc
   kernels_cuda/ops.cc
   kernels_cuda/attention/attention.cc
+  kernels_cuda/comm/group.cc
+  kernels_cuda/comm/library.cc
   kernels_cuda/common/device.cc
   kernels_cuda/gemm/linear.cc
   kernels_cuda/gemm/normed_linear.cc
   kernels_cuda/gemm/tile_linear.cc
   kernels_hip/attention/fast.cc
+  kernels_hip/comm/peers.cc
   kernels_hip/compat.cc
   kernels_hip/gemm/blas.cc
   kernels_hip/gemm/stream_rows.cc

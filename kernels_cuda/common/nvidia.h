@@ -24,6 +24,15 @@ constexpr Result kSuccess = cudaSuccess;
 constexpr const char* kName = "cuda";
 constexpr const char* kBlasName = "cuBLASLt";
 
+/// The library for collectives: as users call it, its files, the variables that name its folder and its file (the
+/// second one is vLLM's), where pip puts it, seen from the Python package's folder, and how a machine gets it.
+constexpr const char* kCollectivesName = "NCCL";
+constexpr const char* kCollectivesFiles[] = {"libnccl.so.2"};
+constexpr const char* kCollectivesFolder = "QUIRE_NCCL_PATH";
+constexpr const char* kCollectivesFile = "VLLM_NCCL_SO_PATH";
+constexpr const char* kCollectivesOfPip = "../nvidia/nccl/lib/libnccl.so.2";
+constexpr const char* kCollectivesRemedy = "install it (pip install nvidia-nccl-cu13, or NVIDIA's package libnccl2)";
+
 /// What this build's code is for.
 const char* targets();
 
@@ -33,6 +42,10 @@ const char* targets();
 std::string describe(Result result);
 inline bool is_out_of_memory(Result result) {
   return result == cudaErrorMemoryAllocation;
+}
+/// What the questions for a stream's or an event's state say meanwhile.
+inline bool is_not_ready(Result result) {
+  return result == cudaErrorNotReady;
 }
 /// The runtime reports an error once more, to whoever asks next, unless it is forgotten.
 inline void forget_error() {
@@ -59,6 +72,12 @@ std::string explain_no_device(Result result);
 bool is_missing_code(Result result);
 /// For the message then: what the device would need, and how a build gets it.
 std::string explain_missing_code(const Device& device);
+
+/// Whether a library that was opened has brought another runtime into the process, to which ours means nothing; empty
+/// if not. NVIDIA's libraries have theirs linked in, and know our streams.
+inline std::string explain_second_runtime() {
+  return "";
+}
 
 // Memory.
 
@@ -114,6 +133,10 @@ inline void destroy_stream(StreamHandle stream) {
 inline Result wait_for_stream(StreamHandle stream) {
   return cudaStreamSynchronize(stream);
 }
+/// Whether all that has been enqueued is done.
+inline Result ask_stream(StreamHandle stream) {
+  return cudaStreamQuery(stream);
+}
 inline Result create_event(EventHandle* event) {
   return cudaEventCreateWithFlags(event, cudaEventDisableTiming);
 }
@@ -125,6 +148,10 @@ inline Result record_event(EventHandle event, StreamHandle stream) {
 }
 inline Result wait_for_event(EventHandle event) {
   return cudaEventSynchronize(event);
+}
+/// Whether the recorded place has been reached.
+inline Result ask_event(EventHandle event) {
+  return cudaEventQuery(event);
 }
 /// Other threads may allocate and copy meanwhile.
 inline Result begin_recording(StreamHandle stream) {

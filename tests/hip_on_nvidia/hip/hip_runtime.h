@@ -16,6 +16,7 @@ using hipFuncAttributes = cudaFuncAttributes;
 constexpr hipError_t hipSuccess = cudaSuccess;
 constexpr hipError_t hipErrorOutOfMemory = cudaErrorMemoryAllocation;
 constexpr hipError_t hipErrorNoDevice = cudaErrorNoDevice;
+constexpr hipError_t hipErrorNotReady = cudaErrorNotReady;
 constexpr hipError_t hipErrorNoBinaryForGpu = cudaErrorNoKernelImageForDevice;
 constexpr hipError_t hipErrorInvalidDeviceFunction = cudaErrorInvalidDeviceFunction;
 constexpr hipError_t hipErrorInvalidImage = cudaErrorInvalidKernelImage;
@@ -118,6 +119,9 @@ inline hipError_t hipStreamDestroy(hipStream_t stream) {
 inline hipError_t hipStreamSynchronize(hipStream_t stream) {
   return cudaStreamSynchronize(stream);
 }
+inline hipError_t hipStreamQuery(hipStream_t stream) {
+  return cudaStreamQuery(stream);
+}
 inline hipError_t hipEventCreateWithFlags(hipEvent_t* event, unsigned flags) {
   return cudaEventCreateWithFlags(event, flags);
 }
@@ -129,6 +133,9 @@ inline hipError_t hipEventRecord(hipEvent_t event, hipStream_t stream) {
 }
 inline hipError_t hipEventSynchronize(hipEvent_t event) {
   return cudaEventSynchronize(event);
+}
+inline hipError_t hipEventQuery(hipEvent_t event) {
+  return cudaEventQuery(event);
 }
 inline hipError_t hipStreamBeginCapture(hipStream_t stream, cudaStreamCaptureMode mode) {
   return cudaStreamBeginCapture(stream, mode);
