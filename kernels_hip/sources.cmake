@@ -23,6 +23,7 @@ set(quire_kernel_sources
   kernels_hip/attention/decode.hip
   kernels_hip/attention/prefill.hip
   kernels_hip/gemm/grouped.hip
+  kernels_hip/gemm/stream_rows.hip
   kernels_hip/gemm/tile.hip)
 set(quire_host_sources
   kernels_cuda/backend.cc
@@ -37,7 +38,6 @@ set(quire_host_sources
   kernels_hip/attention/fast.cc
   kernels_hip/compat.cc
   kernels_hip/gemm/blas.cc
-  kernels_hip/gemm/stream_rows.cc
   kernels_hip/moe/tiles.cc
   kernels_hip/topology.cc)
 list(TRANSFORM quire_kernel_sources PREPEND ${PROJECT_SOURCE_DIR}/)
