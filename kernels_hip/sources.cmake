@@ -32,12 +32,13 @@ set(quire_host_sources
   kernels_cuda/ops.cc
   kernels_cuda/attention/attention.cc
   kernels_cuda/common/device.cc
+  kernels_cuda/gemm/blas.cc
   kernels_cuda/gemm/linear.cc
   kernels_cuda/gemm/normed_linear.cc
   kernels_cuda/gemm/tile_linear.cc
   kernels_hip/attention/fast.cc
   kernels_hip/compat.cc
-  kernels_hip/gemm/blas.cc
+  kernels_hip/gemm/blas_library.cc
   kernels_hip/moe/tiles.cc
   kernels_hip/topology.cc)
 list(TRANSFORM quire_kernel_sources PREPEND ${PROJECT_SOURCE_DIR}/)
