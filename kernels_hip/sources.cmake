@@ -24,6 +24,7 @@ set(quire_kernel_sources
   kernels_hip/attention/decode.hip
   kernels_hip/attention/prefill.hip
   kernels_hip/gemm/grouped.hip
+  kernels_hip/gemm/stream_rows.hip
   kernels_hip/gemm/tile.hip)
 set(quire_host_sources
   kernels_cuda/backend.cc
@@ -34,14 +35,14 @@ set(quire_host_sources
   kernels_cuda/comm/group.cc
   kernels_cuda/comm/library.cc
   kernels_cuda/common/device.cc
+  kernels_cuda/gemm/blas.cc
   kernels_cuda/gemm/linear.cc
   kernels_cuda/gemm/normed_linear.cc
   kernels_cuda/gemm/tile_linear.cc
   kernels_hip/attention/fast.cc
   kernels_hip/comm/peers.cc
   kernels_hip/compat.cc
-  kernels_hip/gemm/blas.cc
-  kernels_hip/gemm/stream_rows.cc
+  kernels_hip/gemm/blas_library.cc
   kernels_hip/moe/tiles.cc
   kernels_hip/topology.cc)
 list(TRANSFORM quire_kernel_sources PREPEND ${PROJECT_SOURCE_DIR}/)

@@ -31,6 +31,7 @@ HOT = {
     "norm_kernel",
     "prefill_kernel",
     "rope_chunks_kernel",
+    "stream_rows_kernel",
     "tile_kernel",
 }
 

@@ -72,6 +72,8 @@ cpp() {
   say "the HIP backend, compiled for AMD"
   tests/hip_targets.sh > "$build/hip_targets.out" || { cat "$build/hip_targets.out"; exit 1; }
   tail -n 3 "$build/hip_targets.out"
+  say "the HIP backend on the CPU"
+  tests/hip_on_cpu.sh "$build/release/tests/cpp/accelerators"
 }
 
 sanitize() {

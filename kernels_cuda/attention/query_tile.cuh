@@ -1,9 +1,8 @@
 // Which queries a block computes.
 #pragma once
 
-#include <cuda_runtime.h>
-
 #include "kernels_cuda/attention/problem.h"
+#include "kernels_cuda/common/vendor.cuh"
 
 namespace quire::gpu {
 
@@ -36,7 +35,7 @@ __device__ QueryTile find_tile(const AttentionProblem& problem, int rows, bool s
     const int tiles = wants ? (own.queries * problem.group + rows - 1) / rows : 0;
     int end = tiles;
     for (int offset = 1; offset < 32; offset *= 2) {
-      const int other = __shfl_up_sync(0xffffffffu, end, offset);
+      const int other = shuffle_up(end, offset);
       if (lane >= offset) end += other;
     }
     __syncthreads();

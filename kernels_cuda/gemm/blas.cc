@@ -1,101 +1,40 @@
 // Row-major out[T, N] = x[T, K] * weight[N, K]^T is, column by column as the library counts, out[N, T] =
-// weight[K, N]^T * x[K, T]. Types and functions of cublasLt.h that we need are declared here, so that neither its
-// headers nor the library are needed to build; numbers are those of CUDA 12 and 13.
+// weight[K, N]^T * x[K, T].
 #include "kernels_cuda/gemm/blas.h"
 
 #include <dlfcn.h>
 
 #include <algorithm>
 #include <array>
-#include <cstdlib>
+#include <cstring>
 #include <map>
 #include <mutex>
 #include <tuple>
 
+#include "kernels_cuda/gemm/blas_library.h"
+
 namespace quire::gpu {
 namespace {
 
-using Handle = void*;
-using Description = void*;
-using Layout = void*;
-using Preference = void*;
-using Status = int;
-
-constexpr Status kSuccess = 0;
-constexpr int kRealFloat32 = 0, kRealFloat16 = 2, kRealBFloat16 = 14;
-constexpr int kComputeFloat32 = 68;
-constexpr int kTransposed = 1;
-constexpr int kDescriptionTransposeA = 3, kDescriptionEpilogue = 7, kDescriptionBias = 8, kDescriptionBiasType = 26;
-constexpr int kEpilogueBias = 4;
-constexpr int kPreferenceWorkspace = 1, kPreferenceReduction = 3, kPreferenceAlignmentA = 5, kPreferenceAlignmentD = 8;
-
-/// Sums of parts of K stay float32 until they are added.
-constexpr uint32_t kReduceInFloat32 = 2;
-
-struct Algorithm {
-  uint64_t data[8];
-};
-
-struct Suggestion {
-  Algorithm algorithm;
-  size_t workspace_bytes;
-  Status state;
-  float waves;
-  int reserved[4];
-};
-
-/// The functions of the library.
-struct Library {
-  Status (*create)(Handle*);
-  Status (*destroy)(Handle);
-  Status (*create_description)(Description*, int compute_type, int scale_type);
-  Status (*destroy_description)(Description);
-  Status (*set_description)(Description, int attribute, const void* value, size_t bytes);
-  Status (*create_layout)(Layout*, int type, uint64_t rows, uint64_t columns, int64_t leading);
-  Status (*destroy_layout)(Layout);
-  Status (*create_preference)(Preference*);
-  Status (*destroy_preference)(Preference);
-  Status (*set_preference)(Preference, int attribute, const void* value, size_t bytes);
-  Status (*suggest)(Handle, Description, Layout a, Layout b, Layout c, Layout d, Preference, int asked,
-                    Suggestion* results, int* found);
-  Status (*multiply)(Handle, Description, const void* alpha, const void* a, Layout, const void* b, Layout,
-                     const void* beta, const void* c, Layout, void* d, Layout, const Algorithm*, void* workspace,
-                     size_t workspace_bytes, cudaStream_t);
-};
+using namespace blas;
 
 template <typename Function>
 bool find(void* library, const char* name, Function& function) {
-  function = reinterpret_cast<Function>(dlsym(library, name));
+  function = reinterpret_cast<Function>(dlsym(library, (std::string(kTraits.prefix) + name).c_str()));
   return function != nullptr;
 }
 
-bool find_all(void* library, Library& found) {
-  return find(library, "cublasLtCreate", found.create) && find(library, "cublasLtDestroy", found.destroy) &&
-         find(library, "cublasLtMatmulDescCreate", found.create_description) &&
-         find(library, "cublasLtMatmulDescDestroy", found.destroy_description) &&
-         find(library, "cublasLtMatmulDescSetAttribute", found.set_description) &&
-         find(library, "cublasLtMatrixLayoutCreate", found.create_layout) &&
-         find(library, "cublasLtMatrixLayoutDestroy", found.destroy_layout) &&
-         find(library, "cublasLtMatmulPreferenceCreate", found.create_preference) &&
-         find(library, "cublasLtMatmulPreferenceDestroy", found.destroy_preference) &&
-         find(library, "cublasLtMatmulPreferenceSetAttribute", found.set_preference) &&
-         find(library, "cublasLtMatmulAlgoGetHeuristic", found.suggest) &&
-         find(library, "cublasLtMatmul", found.multiply);
-}
-
-/// From the folder that QUIRE_CUBLASLT_PATH names, or from where the loader looks.
-void* open_library(std::string& why_not) {
-  const char* const folder = std::getenv("QUIRE_CUBLASLT_PATH");
-  for (const char* const name : {"libcublasLt.so.13", "libcublasLt.so.12"}) {
-    for (const bool in_folder : {true, false}) {
-      if (in_folder && folder == nullptr) continue;
-      const std::string path = in_folder ? std::string(folder) + "/" + name : std::string(name);
-      if (void* const library = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL)) return library;
-      if (const char* const error = dlerror(); error != nullptr && why_not.empty()) why_not = error;
-    }
-  }
-  why_not = "cuBLASLt not found (set QUIRE_CUBLASLT_PATH to the folder of libcublasLt.so.13): " + why_not;
-  return nullptr;
+bool find_all(void* library, Functions& found) {
+  return find(library, "Create", found.create) && find(library, "Destroy", found.destroy) &&
+         find(library, "MatmulDescCreate", found.create_description) &&
+         find(library, "MatmulDescDestroy", found.destroy_description) &&
+         find(library, "MatmulDescSetAttribute", found.set_description) &&
+         find(library, "MatrixLayoutCreate", found.create_layout) &&
+         find(library, "MatrixLayoutDestroy", found.destroy_layout) &&
+         find(library, "MatmulPreferenceCreate", found.create_preference) &&
+         find(library, "MatmulPreferenceDestroy", found.destroy_preference) &&
+         find(library, "MatmulPreferenceSetAttribute", found.set_preference) &&
+         find(library, "MatmulAlgoGetHeuristic", found.suggest) && find(library, "Matmul", found.multiply);
 }
 
 int type_of(DType dtype) {
@@ -129,10 +68,10 @@ Shape shape_of(const BlasProduct& product) {
 /// A description of one product, for the time of a call.
 class Plan {
  public:
-  Plan(const Library& library, const BlasProduct& product) : library_(library) {
+  Plan(const Functions& library, const BlasProduct& product) : library_(library) {
     const int type = type_of(product.dtype);
-    good_ = library.create_description(&description, kComputeFloat32, kRealFloat32) == kSuccess &&
-            set(kDescriptionTransposeA, kTransposed) && set_bias(product) &&
+    good_ = library.create_description(&description, kTraits.compute_float32, kRealFloat32) == kSuccess &&
+            set(kTraits.description_transpose_a, kTraits.transposed) && set_bias(product) &&
             library.create_layout(&weight, type, product.k, product.n, product.k) == kSuccess &&
             library.create_layout(&x, type, product.k, product.rows, product.x_stride) == kSuccess &&
             library.create_layout(&out, type_of(product.out_dtype), product.n, product.rows, product.out_stride) ==
@@ -160,17 +99,38 @@ class Plan {
 
   bool set_bias(const BlasProduct& product) {
     if (product.bias == nullptr) return true;
-    return set(kDescriptionEpilogue, kEpilogueBias) && set(kDescriptionBiasType, type_of(product.out_dtype)) &&
-           set(kDescriptionBias, product.bias);
+    return set(kTraits.description_epilogue, kEpilogueBias) &&
+           set(kTraits.description_bias_type, type_of(product.out_dtype)) &&
+           set(kTraits.description_bias, product.bias);
   }
 
-  const Library& library_;
+  const Functions& library_;
   bool good_ = false;
 };
 
 /// Prompts come in any length; more shapes than a program ever has at once.
 constexpr size_t kMaxRemembered = 16384;
 constexpr int kMaxSuggestions = 8;
+
+/// What the library suggests, in its order and its layout.
+class Suggestions {
+ public:
+  void* room() { return bytes_.data(); }
+
+  Algorithm algorithm(int i) const { return read<Algorithm>(i, 0, kTraits.algorithm_bytes); }
+  SuggestionEnd end(int i) const { return read<SuggestionEnd>(i, kTraits.algorithm_bytes, sizeof(SuggestionEnd)); }
+
+ private:
+  template <typename Value>
+  Value read(int i, size_t offset, size_t bytes) const {
+    const size_t stride = kTraits.algorithm_bytes + sizeof(SuggestionEnd);
+    Value value{};
+    std::memcpy(&value, bytes_.data() + static_cast<size_t>(i) * stride + offset, bytes);
+    return value;
+  }
+
+  alignas(Algorithm) std::array<std::byte, kMaxSuggestions * (sizeof(Algorithm) + sizeof(SuggestionEnd))> bytes_{};
+};
 
 }  // namespace
 
@@ -181,7 +141,7 @@ struct Blas::State {
     Algorithm algorithm{};
   };
 
-  Library library{};
+  Functions library{};
   Handle handle = nullptr;
   void* workspace = nullptr;
   size_t workspace_bytes = 0;
@@ -192,23 +152,26 @@ struct Blas::State {
     if (handle != nullptr) library.destroy(handle);
   }
 
-  int suggest(const Plan& plan, uint32_t alignment, std::array<Suggestion, kMaxSuggestions>& suggestions) {
+  int suggest(const Plan& plan, uint32_t alignment, Suggestions& suggestions) {
     Preference preference = nullptr;
     if (library.create_preference(&preference) != kSuccess) return 0;
     const uint64_t bytes = workspace_bytes;
     library.set_preference(preference, kPreferenceWorkspace, &bytes, sizeof(bytes));
-    library.set_preference(preference, kPreferenceReduction, &kReduceInFloat32, sizeof(kReduceInFloat32));
-    for (int attribute = kPreferenceAlignmentA; attribute <= kPreferenceAlignmentD; ++attribute) {
-      library.set_preference(preference, attribute, &alignment, sizeof(alignment));
+    if (kTraits.has_more_preferences) {
+      const auto reduction = static_cast<uint32_t>(kTraits.reduce_in_float32);
+      library.set_preference(preference, kTraits.preference_reduction, &reduction, sizeof(reduction));
+      for (int of = kTraits.preference_alignment_a; of <= kTraits.preference_alignment_d; ++of) {
+        library.set_preference(preference, of, &alignment, sizeof(alignment));
+      }
     }
     int found = 0;
     const Status status = library.suggest(handle, plan.description, plan.weight, plan.x, plan.out, plan.out, preference,
-                                          kMaxSuggestions, suggestions.data(), &found);
+                                          kMaxSuggestions, suggestions.room(), &found);
     library.destroy_preference(preference);
     return status == kSuccess ? found : 0;
   }
 
-  bool run(const Plan& plan, const BlasProduct& product, const Algorithm& algorithm, cudaStream_t stream) {
+  bool run(const Plan& plan, const BlasProduct& product, const Algorithm& algorithm, vendor::StreamHandle stream) {
     const float one = 1.0f;
     const float beta = product.add_residual ? 1.0f : 0.0f;
     return library.multiply(handle, plan.description, &one, product.weight, plan.weight, product.x, plan.x, &beta,
@@ -217,15 +180,14 @@ struct Blas::State {
   }
 
   /// The first suggestion that runs; it has been enqueued.
-  Choice choose(const Plan& plan, const BlasProduct& product, cudaStream_t stream) {
-    std::array<Suggestion, kMaxSuggestions> suggestions{};
+  Choice choose(const Plan& plan, const BlasProduct& product, vendor::StreamHandle stream) {
+    Suggestions suggestions;
     const int found = suggest(plan, alignment_of(product), suggestions);
     for (int i = 0; i < found; ++i) {
-      const Suggestion& suggestion = suggestions[static_cast<size_t>(i)];
-      if (suggestion.state != kSuccess || suggestion.workspace_bytes > workspace_bytes) continue;
-      if (run(plan, product, suggestion.algorithm, stream)) {
-        return {.possible = true, .algorithm = suggestion.algorithm};
-      }
+      const SuggestionEnd end = suggestions.end(i);
+      if (end.state != kSuccess || end.workspace_bytes > workspace_bytes) continue;
+      const Algorithm algorithm = suggestions.algorithm(i);
+      if (run(plan, product, algorithm, stream)) return {.possible = true, .algorithm = algorithm};
     }
     return {};
   }
@@ -241,13 +203,13 @@ std::unique_ptr<Blas> Blas::open(const Device& device, void* workspace, size_t w
   if (opened == nullptr) return nullptr;
   auto state = std::make_unique<State>();
   if (!find_all(opened, state->library)) {
-    why_not = "cuBLASLt lacks a function that we need";
+    why_not = std::string(vendor::kBlasName) + " lacks a function that we need";
     return nullptr;
   }
-  check(cudaSetDevice(device.ordinal), "choosing a device");
+  check(vendor::use_device(device.ordinal), "choosing a device");
   if (const Status status = state->library.create(&state->handle); status != kSuccess) {
     state->handle = nullptr;
-    why_not = "cuBLASLt does not start: status=" + std::to_string(status);
+    why_not = std::string(vendor::kBlasName) + " does not start: status=" + std::to_string(status);
     return nullptr;
   }
   state->workspace = workspace;
@@ -256,7 +218,9 @@ std::unique_ptr<Blas> Blas::open(const Device& device, void* workspace, size_t w
   return std::unique_ptr<Blas>(new Blas(std::move(state)));
 }
 
-bool Blas::multiply(const BlasProduct& product, cudaStream_t stream) {
+bool Blas::multiply(const BlasProduct& product, vendor::StreamHandle stream) {
+  // Such a library takes operands to be aligned to what it loads at once.
+  if (!kTraits.has_more_preferences && alignment_of(product) < 16) return false;
   State& state = *state_;
   const std::scoped_lock lock(state.mutex);
   const Shape shape = shape_of(product);

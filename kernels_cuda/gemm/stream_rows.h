@@ -6,7 +6,7 @@
 namespace quire::gpu {
 
 /// The linear op of few rows, limited by the read of the weights; with a norm in front and an activation behind if
-/// asked. x and weight of the same 16-bit type, compute capability 8.0 and up.
+/// asked. x and weight of the same 16-bit type; of NVIDIA's GPUs those of compute capability 8.0 and up.
 struct StreamRows {
   Tensor x;                        ///< [T, K] of weight's type; float32 with a norm
   const NormArgs* norm = nullptr;  ///< its x and out are not looked at

@@ -9,11 +9,11 @@
 // A row's result depends on the row alone: its keys are taken in tiles at fixed positions, in order, and a key that it
 // does not see adds exact zeros.
 #include "kernels_cuda/attention/problem.h"
+#include "kernels_cuda/attention/query_tile.cuh"
 #include "kernels_cuda/common/launch.cuh"
 #include "kernels_cuda/common/numbers.cuh"
 #include "kernels_hip/attention/pages.h"
 #include "kernels_hip/attention/query_rows.h"
-#include "kernels_hip/attention/query_tile.h"
 #include "kernels_hip/common/matrix_lanes.h"
 
 namespace quire::gpu {

@@ -25,6 +25,15 @@ constexpr int kMatrixLanes = 0;
 using Chunk = uint32_t __attribute__((ext_vector_type(4)));
 using HalfChunk = uint32_t __attribute__((ext_vector_type(2)));
 
+/// What is read once: it is not to push anything else out of the caches.
+__device__ inline Chunk load_once(const void* from) {
+#if defined(__AMDGCN__)
+  return __builtin_nontemporal_load(static_cast<const Chunk*>(from));
+#else
+  return *static_cast<const Chunk*>(from);
+#endif
+}
+
 /// The wave's index in its block, known to the compiler to be the same in all lanes.
 template <int kLanes>
 __device__ inline int wave_of_block() {

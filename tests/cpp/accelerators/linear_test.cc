@@ -134,6 +134,16 @@ TEST(Linear, takes_more_rows_and_longer_sums) {
   }
 }
 
+TEST(Linear, takes_few_rows_too_long_for_shared_memory) {
+  QUIRE_NEED_ACCELERATOR();
+  for (const DType dtype : {DType::kBFloat16, DType::kFloat16}) {
+    check_linear({dtype, dtype, DType::kFloat32, 1, 40, 16'400, true});
+    check_linear({dtype, dtype, DType::kFloat32, 2, 72, 14'336});
+    check_linear({dtype, dtype, DType::kFloat32, 3, 150, 14'336, true, true});
+    check_linear({dtype, dtype, dtype, 8, 300, 4104, true});
+  }
+}
+
 TEST(Linear, gives_the_same_again_and_again) {
   QUIRE_NEED_ACCELERATOR();
   constexpr int64_t kWide = 6144, kNarrow = 1024;

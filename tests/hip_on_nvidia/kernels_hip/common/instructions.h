@@ -25,6 +25,10 @@ struct alignas(8) HalfChunk {
   __device__ const uint32_t& operator[](int i) const { return words[i]; }
 };
 
+__device__ inline Chunk load_once(const void* from) {
+  return *static_cast<const Chunk*>(from);
+}
+
 template <int kLanes>
 __device__ inline int wave_of_block() {
   return static_cast<int>(threadIdx.x) / kLanes;
