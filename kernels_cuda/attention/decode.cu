@@ -483,8 +483,8 @@ void run(const AttentionProblem& problem, const GpuStream& stream) {
   constexpr size_t kWarpBytes = S::kRingBytes + S::kStages * 8;
   constexpr size_t kReserved = 1024;  // what the kernel declares itself, and the system's
   const size_t available = stream.device().shared_memory_per_block - kReserved;
-  static const bool ready = (allow_shared_memory(decode_kernel<T, kDim>, available), true);
-  static_cast<void>(ready);
+  static OncePerDevice prepare;
+  prepare([&] { allow_shared_memory(decode_kernel<T, kDim>, available); });
   const size_t lists = Schedule<kCellKeys>::bytes(problem.num_sequences);
   const size_t warps = std::min<size_t>(S::kMaxWarps, (available - lists) / kWarpBytes);
   launch("attention", decode_kernel<T, kDim>, dim3(num_blocks(stream.device())), dim3(32 * warps),

@@ -375,9 +375,8 @@ __global__ void __launch_bounds__(kThreads, 1) latent_kernel(const AttentionProb
 
 template <typename T>
 void run(const AttentionProblem& problem, Mode mode, const GpuStream& stream) {
-  static const bool ready =
-      (allow_shared_memory(latent_kernel<T>, kFixedBytes + LatentSchedule::bytes(kMaxDecodeSequences)), true);
-  static_cast<void>(ready);
+  static OncePerDevice prepare;
+  prepare([] { allow_shared_memory(latent_kernel<T>, kFixedBytes + LatentSchedule::bytes(kMaxDecodeSequences)); });
   const int tiles = (problem.group + kPartRows - 1) / kPartRows;
   const bool split = mode == Mode::kSplitSingle;
   const int blocks = split ? stream.device().num_multiprocessors : problem.num_tokens * tiles;

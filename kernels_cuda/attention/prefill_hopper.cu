@@ -372,8 +372,8 @@ __global__ void __launch_bounds__(kThreads, 1)
 template <typename T, int kDim>
 void run(const AttentionProblem& problem, bool single_queries_too, const GpuStream& stream) {
   using S = Shape<kDim>;
-  static const bool ready = (allow_shared_memory(hopper_kernel<T, kDim>, S::kSharedBytes), true);
-  static_cast<void>(ready);
+  static OncePerDevice prepare;
+  prepare([] { allow_shared_memory(hopper_kernel<T, kDim>, S::kSharedBytes); });
   // As many tiles as there can be; where sequences have several queries, fewer of them fill these.
   const int64_t tiles = int64_t{problem.num_tokens} * problem.group / kRows + problem.num_sequences;
   launch("attention", hopper_kernel<T, kDim>, dim3(static_cast<unsigned>(tiles * problem.num_kv_heads)), dim3(kThreads),

@@ -3,6 +3,8 @@
 // may have written or still reads, weights excepted, and should call let_next_start() as early as it can.
 #pragma once
 
+#include <array>
+#include <atomic>
 #include <utility>
 
 #include "kernels_cuda/common/vendor.cuh"
@@ -10,7 +12,38 @@
 
 namespace quire::gpu {
 
-/// Let a kernel have more dynamic shared memory than the 48 KiB of old; once per kernel is enough.
+/// A value for each device, for what the runtime knows of a kernel on each. Ranks launch from several threads.
+template <typename T>
+class PerDevice {
+ public:
+  /// That of the device which the calling thread uses.
+  T& here() {
+    int ordinal = 0;
+    check(vendor::current_device(&ordinal), "asking for the device");
+    return values_.at(static_cast<size_t>(ordinal));
+  }
+
+ private:
+  static constexpr size_t kMostDevices = 64;  // of a machine: more than any has
+  std::array<T, kMostDevices> values_{};
+};
+
+/// Work that is done once on each device before it is needed there; two threads that use one device may both do it.
+class OncePerDevice {
+ public:
+  template <typename Work>
+  void operator()(Work work) {
+    std::atomic<bool>& done = done_.here();
+    if (done.load(std::memory_order_acquire)) return;
+    work();
+    done.store(true, std::memory_order_release);
+  }
+
+ private:
+  PerDevice<std::atomic<bool>> done_;
+};
+
+/// Let a kernel have more dynamic shared memory than the 48 KiB of old; once per kernel and device is enough.
 template <typename... Params>
 void allow_shared_memory(void (*kernel)(Params...), size_t bytes) {
   check(vendor::allow_shared_memory(kernel, bytes), "reserving shared memory");

@@ -509,13 +509,13 @@ bool aligned_vector(const Tensor& tensor) {
 template <typename T, typename F>
 void launch_as(Params params, GpuStream& stream) {
   const auto kernel = stream_rows_kernel<T, F>;
-  [[maybe_unused]] static const bool ready = [&] {
+  static OncePerDevice prepare;
+  prepare([&] {
     allow_shared_memory(kernel, stream.device().shared_memory_per_block);
     // Blocks of two kernels are on a multiprocessor at once only if both want the same split of its memory.
     check(cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout, cudaSharedmemCarveoutMaxShared),
           "reserving shared memory");
-    return true;
-  }();
+  });
   const int units_per_tile = (params.rule.gated ? 4 : 8) * F::kGroups;
   const int tiles = (params.units + units_per_tile - 1) / units_per_tile;
   const int blocks = std::min(stream.device().num_multiprocessors, tiles);

@@ -378,11 +378,8 @@ __global__ void __launch_bounds__(kThreads, kBlocksPerMultiprocessor) tile_kerne
 template <typename T, int kRows, bool kChunked>
 void launch_tiles(const TileProduct& product, const GpuStream& stream) {
   using S = Shape<kRows>;
-  static const bool prepared = [] {
-    allow_shared_memory(tile_kernel<T, kRows, kChunked>, S::kSharedBytes);
-    return true;
-  }();
-  static_cast<void>(prepared);
+  static OncePerDevice prepare;
+  prepare([] { allow_shared_memory(tile_kernel<T, kRows, kChunked>, S::kSharedBytes); });
   const Device& device = stream.device();
   // Before 9.0 a multiprocessor's shared memory is enough for one block only.
   const int blocks = device.shared_memory_per_block >= 200 * 1024 ? kBlocksPerMultiprocessor : 1;

@@ -455,14 +455,12 @@ CUtensorMap weight_map(const TileProduct& product, DType dtype) {
   return make_map<2>(dtype, product.weight, {k, matrices * n}, {k}, {kUnit, kTileColumns});
 }
 
-/// The kernel, made ready at its first use.
+/// The kernel, made ready at its first use on a device.
 template <typename T, int kRows, Together kTogether, bool kChunked>
 auto kernel_of() {
   const auto kernel = hopper_tile_kernel<T, kRows, kTogether, kChunked>;
-  [[maybe_unused]] static const bool prepared = [&] {
-    allow_shared_memory(kernel, Shape<kRows>::kSharedBytes);
-    return true;
-  }();
+  static OncePerDevice prepare;
+  prepare([&] { allow_shared_memory(kernel, Shape<kRows>::kSharedBytes); });
   return kernel;
 }
 
@@ -470,8 +468,8 @@ auto kernel_of() {
 /// not cross, so this is less than one might think.
 template <typename T, int kRows, Together kTogether>
 int clusters_at_once(int cluster) {
-  static std::array<std::atomic<int>, kMostBlocks + 1> known{};
-  std::atomic<int>& count = known[static_cast<size_t>(cluster)];
+  static PerDevice<std::array<std::atomic<int>, kMostBlocks + 1>> known;
+  std::atomic<int>& count = known.here()[static_cast<size_t>(cluster)];
   if (count == 0) {
     cudaLaunchAttribute attribute{};
     attribute.id = cudaLaunchAttributeClusterDimension;
