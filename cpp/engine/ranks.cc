@@ -62,6 +62,8 @@ void Ranks::stop() noexcept {
 
 void Ranks::launch(const StepPlan& plan, const SampleBatch& samples) {
   if (workers_.empty()) return first_->launch(plan, samples);
+  // All ranks need the same room. None is in a step meanwhile: what is enqueued ends by itself.
+  if (!first_->has_room(plan, samples)) on_all([&](Runner& runner, size_t) { runner.make_room(plan, samples); });
   on_all([&](Runner& runner, size_t) { runner.launch(plan, samples); });
 }
 

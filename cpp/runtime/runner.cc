@@ -107,12 +107,9 @@ void Runner::launch(const StepPlan& plan, const SampleBatch& samples) {
 
 void Runner::enqueue_step(const StepPlan& plan, const SampleBatch& samples) {
   move_blocks(plan);
-  const int32_t size = recorded_size(plan, samples);
-  const StepShape shape = size > 0
-                              ? StepShape{size, size, size}
-                              : StepShape{plan.num_tokens, static_cast<int32_t>(plan.sequences.size()), samples.size()};
+  const StepShape shape = shape_of(plan, samples);
   const StepArgs args = inputs_.load(plan, samples, shape, *stream_);
-  if (size > 0) {
+  if (recorded_size(plan, samples) > 0) {
     run_recorded(args);
   } else {
     compute(args, shape.num_rows);
@@ -135,11 +132,26 @@ int32_t Runner::recorded_size(const StepPlan& plan, const SampleBatch& samples) 
   return size <= config_.max_num_batched_tokens ? size : 0;
 }
 
+/// Padding included.
+StepShape Runner::shape_of(const StepPlan& plan, const SampleBatch& samples) const {
+  if (const int32_t size = recorded_size(plan, samples); size > 0) return {size, size, size};
+  return {plan.num_tokens, static_cast<int32_t>(plan.sequences.size()), samples.size()};
+}
+
+void Runner::make_room(const StepPlan& plan, const SampleBatch& samples) {
+  inputs_.make_room(plan, samples, shape_of(plan, samples), *stream_);
+  drop_old_graphs();
+}
+
+/// Those of memory that has been replaced.
+void Runner::drop_old_graphs() {
+  if (graphs_generation_ == inputs_.generation()) return;
+  graphs_.clear();
+  graphs_generation_ = inputs_.generation();
+}
+
 void Runner::run_recorded(const StepArgs& args) {
-  if (graphs_generation_ != inputs_.generation()) {
-    graphs_.clear();
-    graphs_generation_ = inputs_.generation();
-  }
+  drop_old_graphs();
   graphs_.run(args.batch, *stream_, [this, &args] { compute(args, args.batch.num_sequences); });
 }
 

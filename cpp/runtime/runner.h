@@ -73,6 +73,14 @@ class Runner {
   int32_t max_in_flight() const { return backend_->runs_behind() ? 2 : 1; }
   int32_t num_in_flight() const { return outputs_.num_in_flight(); }
 
+  /// Whether launch() finds room for what the step takes from the host; if not, it replaces memory, unless make_room()
+  /// has done so. Ranks must not in the middle of a step: to give memory back, a device may wait for all others.
+  bool has_room(const StepPlan& plan, const SampleBatch& samples) const {
+    return inputs_.has_room(plan, samples, shape_of(plan, samples));
+  }
+  /// Raises: kOutOfMemory.
+  void make_room(const StepPlan& plan, const SampleBatch& samples);
+
   /// Enqueue a step: moves of blocks, all its tokens, logits of the rows of `samples`, and their tokens. Neither
   /// argument is needed any more when it returns. If it raises, the step is not on its way, and the device has done
   /// with what had been enqueued of it; blocks have been moved nevertheless, unless kInternal or kDevice is raised.
@@ -96,6 +104,8 @@ class Runner {
   void enqueue_step(const StepPlan& plan, const SampleBatch& samples);
   void copy_blocks(std::span<const BlockCopy> copies, const KvMemory& from, const KvMemory& to);
   int32_t recorded_size(const StepPlan& plan, const SampleBatch& samples) const;
+  StepShape shape_of(const StepPlan& plan, const SampleBatch& samples) const;
+  void drop_old_graphs();
   void run_recorded(const StepArgs& args);
   void compute(const StepArgs& args, int32_t num_rows);
 

@@ -82,8 +82,22 @@ int64_t StepInputs::bytes(const StepShape& largest, int32_t blocks_per_sequence)
   return static_cast<int64_t>(layout.bytes) + std::min(tables, kMostTableBytes) + kListBytes;
 }
 
-void StepInputs::grow(size_t bytes, Stream& stream) {
-  if (device_.bytes() >= bytes) return;
+StepInputs::Layout StepInputs::layout_of(const StepPlan& plan, const SampleBatch& samples,
+                                         const StepShape& shape) const {
+  size_t num_blocks = 0;
+  for (const PlannedSequence& planned : plan.sequences) {
+    num_blocks += static_cast<size_t>(blocks_for_tokens(planned.start + planned.num_tokens, block_size_));
+  }
+  return {shape, samples.ids.size(), samples.biases.size(), num_blocks};
+}
+
+bool StepInputs::has_room(const StepPlan& plan, const SampleBatch& samples, const StepShape& shape) const {
+  return layout_of(plan, samples, shape).bytes <= device_.bytes();
+}
+
+void StepInputs::make_room(const StepPlan& plan, const SampleBatch& samples, const StepShape& shape, Stream& stream) {
+  const size_t bytes = layout_of(plan, samples, shape).bytes;
+  if (bytes <= device_.bytes()) return;
   const size_t wanted = bytes + bytes / 2;
   stream.synchronize();  // steps before this one still read what is given back
   device_ = Buffer();
@@ -115,16 +129,14 @@ StepArgs StepInputs::args_at(std::byte* base, const Layout& layout) const {
 }
 
 StepArgs StepInputs::load(const StepPlan& plan, const SampleBatch& samples, const StepShape& shape, Stream& stream) {
-  size_t num_blocks = 0;
   const int32_t num_padding = shape.num_tokens - plan.num_tokens;
   int32_t max_query_len = std::min(num_padding, 1), num_single_queries = num_padding;
   for (const PlannedSequence& planned : plan.sequences) {
-    num_blocks += static_cast<size_t>(blocks_for_tokens(planned.start + planned.num_tokens, block_size_));
     max_query_len = std::max(max_query_len, planned.num_tokens);
     num_single_queries += planned.num_tokens == 1;
   }
-  const Layout layout(shape, samples.ids.size(), samples.biases.size(), num_blocks);
-  grow(layout.bytes, stream);
+  const Layout layout = layout_of(plan, samples, shape);
+  make_room(plan, samples, shape, stream);
   auto* const host = static_cast<std::byte*>(host_[next_host_].data());
   auto* const device = static_cast<std::byte*>(device_.data());
   *at<int32_t>(host, layout.num_unresolved) = shape.num_tokens + static_cast<int32_t>(samples.ids.size());

@@ -46,6 +46,11 @@ class StepInputs {
   /// Bytes of the backend's memory that it begins with. Steps with longer lists make it grow.
   static int64_t bytes(const StepShape& largest, int32_t blocks_per_sequence);
 
+  /// Whether a step finds room; else load() replaces the memory, if make_room() has not done so.
+  bool has_room(const StepPlan& plan, const SampleBatch& samples, const StepShape& shape) const;
+  /// Raises: kOutOfMemory.
+  void make_room(const StepPlan& plan, const SampleBatch& samples, const StepShape& shape, Stream& stream);
+
   /// Pack a step, of the plan's size or padded with sequences of one token to `shape`, and enqueue its copy. The
   /// host's memory is used again by the next call but one, which the stream must have reached by then.
   /// Raises: kOutOfMemory.
@@ -56,7 +61,7 @@ class StepInputs {
 
  private:
   struct Layout;
-  void grow(size_t bytes, Stream& stream);
+  Layout layout_of(const StepPlan& plan, const SampleBatch& samples, const StepShape& shape) const;
   StepArgs args_at(std::byte* base, const Layout& layout) const;
   void pack_sequences(const StepPlan& plan, const Layout& layout, std::byte* host) const;
   void pack_padding(const StepPlan& plan, const Layout& layout, std::byte* host) const;

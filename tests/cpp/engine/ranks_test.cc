@@ -7,6 +7,7 @@
 #include <chrono>
 #include <functional>
 #include <string>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -257,6 +258,61 @@ TEST(TensorParallel, a_rank_that_cannot_load_stops_the_others_and_says_why) {
     EXPECT_EQ(refusal.kind, ErrorKind::kOutOfMemory);
     EXPECT_EQ(refusal.message, "[test] no memory");
   }
+}
+
+/// Counts the ranks that are in a step, and whether memory is replaced meanwhile.
+class WatchingBackend final : public ForwardingBackend {
+ public:
+  /// `delay`: how long memory takes once all is loaded, so that a rank that does not wait for it begins its step.
+  WatchingBackend(std::unique_ptr<Backend> real, std::chrono::milliseconds delay)
+      : ForwardingBackend(std::move(real)), delay_(delay) {}
+  void enqueue_to_device(void* destination, const void* source, size_t bytes, Stream& stream) override {
+    if (!is_in_step_) ++num_in_steps;
+    is_in_step_ = true;
+    ForwardingBackend::enqueue_to_device(destination, source, bytes, stream);
+  }
+  void enqueue_to_host(void* destination, const void* source, size_t bytes, Stream& stream) override {
+    if (is_in_step_) --num_in_steps;
+    is_in_step_ = false;
+    ForwardingBackend::enqueue_to_host(destination, source, bytes, stream);
+  }
+  Buffer allocate(size_t bytes, MemoryKind kind) override {
+    if (is_loaded) {
+      std::this_thread::sleep_for(delay_);
+      ++(num_in_steps > 0 ? num_in_time_of_steps : num_beside_steps);
+    }
+    return ForwardingBackend::allocate(bytes, kind);
+  }
+
+  static inline std::atomic<bool> is_loaded{false};
+  static inline std::atomic<int> num_in_steps{0}, num_in_time_of_steps{0}, num_beside_steps{0};
+
+ private:
+  const std::chrono::milliseconds delay_;
+  bool is_in_step_ = false;
+};
+
+TEST(TensorParallel, no_rank_replaces_memory_while_another_is_in_a_step) {
+  const TinyModelFolder folder({.vocab = 1200});
+  OpenModel model = open_model({.model = folder.path(), .tensor_parallel_size = 2, .num_threads = 1});
+  for (const size_t rank : {0, 1}) {
+    auto& backend = model.backends[rank];
+    backend = std::make_unique<WatchingBackend>(std::move(backend), std::chrono::milliseconds(50 * rank));
+  }
+  const auto engine = start_engine(std::move(model));
+  WatchingBackend::is_loaded = true;
+  std::vector<Request> requests;
+  for (uint32_t i = 0; i < 24; ++i) {
+    Request request{.prompt_token_ids = random_prompt(i, 9)};
+    for (int32_t token = 0; token < 1024; ++token) request.sampling.logit_bias.emplace_back(token, 0.5f);
+    request.sampling.max_tokens = 4;
+    requests.push_back(std::move(request));
+  }
+  Gate gate(*engine);
+  for (const Output& output : generate(*engine, requests, &gate)) EXPECT_EQ(output.error, "");
+  WatchingBackend::is_loaded = false;
+  EXPECT_GE(WatchingBackend::num_beside_steps, 2) << "each rank's, at least once";
+  EXPECT_EQ(WatchingBackend::num_in_time_of_steps, 0);
 }
 
 TEST(TensorParallel, progress_may_stop_the_loading_of_all_ranks) {
