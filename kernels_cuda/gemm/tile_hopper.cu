@@ -123,18 +123,26 @@ __device__ void multiply_unit(Sums<kRows>& sums, const std::byte* stage) {
   commit_products();
 }
 
-/// A tile whose sums this block has.
+/// Put those of a tile's rows into shared memory that begin with row `first`: registers have no index, so each such
+/// part is code of its own.
 template <typename T, int kRows, int kFirst = 0>
+__device__ void stage_part(const Sums<kRows>& sums, int first, const Columns& columns, bool gated, bool as_sums) {
+  constexpr int kCount = Shape<kRows>::kStagedRows;
+  if (first == kFirst) stage_rows<T, kCount>(&sums.of[kFirst / 2], columns, gated, as_sums);
+  if constexpr (kFirst + kCount < kRows) stage_part<T, kRows, kFirst + kCount>(sums, first, columns, gated, as_sums);
+}
+
+/// A tile whose sums this block has.
+template <typename T, int kRows>
 __device__ void store_tile(const TileProduct& product, const Place& place, const Columns& columns,
                            const Sums<kRows>& sums, const int* row_of) {
-  if constexpr (kFirst < kRows) {
-    if (product.x_rows == nullptr && kFirst >= place.num_rows) return;
-    constexpr int kCount = Shape<kRows>::kStagedRows;
-    Sums<kCount> part;
-#pragma unroll
-    for (int i = 0; i < kCount / 2; ++i) part.of[i] = sums.of[kFirst / 2 + i];
-    store_rows<T, kCount>(product, place, columns, part, kFirst, row_of);
-    store_tile<T, kRows, kFirst + kCount>(product, place, columns, sums, row_of);
+  constexpr int kCount = Shape<kRows>::kStagedRows;
+  const bool gated = product.activates && product.rule.gated;
+#pragma unroll 1
+  for (int first = 0; first < kRows; first += kCount) {
+    if (product.x_rows == nullptr && first >= place.num_rows) return;
+    store_rows<T, kCount>(product, place, columns, first, row_of,
+                          [&](bool as_sums) { stage_part<T, kRows>(sums, first, columns, gated, as_sums); });
   }
 }
 
@@ -173,7 +181,9 @@ __device__ void join_tile(const TileProduct& product, const Place& place, const 
         total.of[4 * j + 3] += more.w;
       }
     }
-    store_rows<T, kCount>(product, place, columns, total, first, row_of);
+    store_rows<T, kCount>(product, place, columns, first, row_of, [&](bool as_sums) {
+      stage_rows<T, kCount>(total.of, columns, product.activates && product.rule.gated, as_sums);
+    });
   }
   __syncwarp();
   if (lane < work.cluster()) arrive_in(&barriers->drained, lane);

@@ -66,62 +66,35 @@ __device__ inline Columns own_columns(const TileProduct& product, const Place& p
           staging + warp / 4 * bytes};
 }
 
-/// What sums become: bias and activation. Gated, results take the place of the gate's sums.
-template <int kCount>
-__device__ void finish_sums(const TileProduct& product, const Place& place, const Columns& columns,
-                            Sums<kCount>& sums) {
-  if (product.bias == nullptr && !product.activates) return;
-  const bool gated = product.activates && product.rule.gated;
-  const int width = result_width(product);
-  const float* const bias = product.bias == nullptr ? nullptr : product.bias + int64_t{place.matrix} * product.n;
-#pragma unroll
-  for (int half = 0; half < 2; ++half) {
-    if (gated && half == 1) break;
-    const int column = columns.first + columns.first_of_warp + half * 8 + static_cast<int>(threadIdx.x) % 32 / 4;
-    float column_bias = 0.0f, other_bias = 0.0f;
-    if (bias != nullptr && column < width) {
-      column_bias = bias[column];
-      if (gated) other_bias = bias[width + column];
-    }
-#pragma unroll
-    for (int j = 0; j < kCount / 8; ++j) {
-#pragma unroll
-      for (int i = 0; i < 2; ++i) {
-        float& value = sums.of[j * 4 + half * 2 + i];
-        value += column_bias;
-        if (product.activates) value = activate_roughly(product.rule, value, sums.of[j * 4 + 2 + i] + other_bias);
-      }
-    }
-  }
+/// Whether sums go through shared memory as they are, and become results on their way out of there: there each thread
+/// has a few, in a loop that is short code. Else they are rounded before.
+__device__ inline bool leaves_as_sums(const TileProduct& product) {
+  return product.residual != nullptr || product.out_is_float32 || product.bias != nullptr || product.activates;
 }
 
-/// Put results into shared memory, a row behind the other.
+/// Put sums of kCount rows, or what they are rounded to, into shared memory, a row behind the other. Gated: sums of
+/// gates, and behind them those of their partners.
 template <typename T, int kCount>
-__device__ void stage_rows(const Sums<kCount>& sums, const Columns& columns, bool gated, bool as_float) {
+__device__ void stage_rows(const float* sums, const Columns& columns, bool gated, bool as_sums) {
   const int lane = static_cast<int>(threadIdx.x) % 32;
+  const int other_half = gated ? columns.count : 8;
 #pragma unroll
   for (int j = 0; j < kCount / 8; j += 2) {
-    const float* const values = &sums.of[j * 4];
-    if (as_float) {
+    const float* const values = &sums[j * 4];
+    if (as_sums) {
       float* const to = reinterpret_cast<float*>(columns.staged) + columns.first_of_warp + lane / 4;
 #pragma unroll
       for (int i = 0; i < 8; ++i) {
-        const int half = i / 2 % 2;
         const int row = (j + i / 4) * 8 + lane % 4 * 2 + i % 2;
-        if (!gated || half == 0) to[row * (kStagedFloatStride / 4) + half * 8] = values[i];
+        to[row * (kStagedFloatStride / 4) + i / 2 % 2 * other_half] = values[i];
       }
       continue;
     }
     const uint32_t row =
         shared_address(columns.staged) + (j * 8 + lane % 8) * kStagedStride + columns.first_of_warp * 2;
-    if (gated) {
-      store_matrices_transposed({pack_pair<T>(values[0], values[1]), pack_pair<T>(values[4], values[5])},
-                                row + lane / 8 % 2 * 8 * kStagedStride);
-    } else {
-      store_matrices_transposed({pack_pair<T>(values[0], values[1]), pack_pair<T>(values[2], values[3]),
-                                 pack_pair<T>(values[4], values[5]), pack_pair<T>(values[6], values[7])},
-                                row + lane / 16 * 8 * kStagedStride + lane / 8 % 2 * 16);
-    }
+    store_matrices_transposed({pack_pair<T>(values[0], values[1]), pack_pair<T>(values[2], values[3]),
+                               pack_pair<T>(values[4], values[5]), pack_pair<T>(values[6], values[7])},
+                              row + lane / 16 * 8 * kStagedStride + lane / 8 % 2 * 16);
   }
 }
 
@@ -139,46 +112,73 @@ __device__ inline void write_piece(const TileProduct& product, int64_t row, int 
   }
 }
 
-/// Four results in float32, with what is added to them.
+/// Four sums become results: bias, activation, residual, and memory. `staged`: where they wait; gated, their partners
+/// are `partner` floats behind.
 template <typename T>
-__device__ void write_floats(const TileProduct& product, int64_t row, int column, int width, float4 piece) {
-  float values[4] = {piece.x, piece.y, piece.z, piece.w};
-  const bool whole = column + 4 <= width && product.out_is_float32 && product.residual_stride % 4 == 0;
-  const float* const residual =
-      product.residual == nullptr ? nullptr : product.residual + row * product.residual_stride + column;
-  const int64_t at = row * product.out_stride + column;
-  if (whole && reinterpret_cast<uintptr_t>(product.residual) % 16 == 0) {
-    if (residual != nullptr) {
-      const float4 more = *reinterpret_cast<const float4*>(residual);
-      piece = make_float4(piece.x + more.x, piece.y + more.y, piece.z + more.z, piece.w + more.w);
+__device__ void write_sums(const TileProduct& product, int matrix, int64_t row, int column, int width,
+                           const float* staged, int partner) {
+  const float4 sums = *reinterpret_cast<const float4*>(staged);
+  float values[4] = {sums.x, sums.y, sums.z, sums.w};
+  const float* const bias = product.bias == nullptr ? nullptr : product.bias + int64_t{matrix} * product.n + column;
+  if (bias != nullptr) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) values[i] += column + i < width ? bias[i] : 0.0f;
+  }
+  if (product.activates) {
+    float4 others{};
+    if (product.rule.gated) others = *reinterpret_cast<const float4*>(staged + partner);
+    float other_values[4] = {others.x, others.y, others.z, others.w};
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      if (product.rule.gated && bias != nullptr && column + i < width) other_values[i] += bias[width + i];
+      values[i] = activate_roughly(product.rule, values[i], other_values[i]);
     }
-    *reinterpret_cast<float4*>(static_cast<float*>(product.out) + at) = piece;
+  }
+  const bool whole = column + 4 <= width;
+  if (product.residual != nullptr) {
+    const float* const residual = product.residual + row * product.residual_stride + column;
+    if (whole && reinterpret_cast<uintptr_t>(residual) % 16 == 0) {
+      const float4 more = *reinterpret_cast<const float4*>(residual);
+      values[0] += more.x;
+      values[1] += more.y;
+      values[2] += more.z;
+      values[3] += more.w;
+    } else {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) values[i] += column + i < width ? residual[i] : 0.0f;
+    }
+  }
+  const int64_t at = row * product.out_stride + column;
+  if (product.out_is_float32) {
+    float* const out = static_cast<float*>(product.out) + at;
+    if (whole) {
+      *reinterpret_cast<float4*>(out) = make_float4(values[0], values[1], values[2], values[3]);
+    } else {
+      for (int i = 0; column + i < width; ++i) out[i] = values[i];
+    }
     return;
   }
-#pragma unroll
-  for (int i = 0; i < 4; ++i) {
-    if (column + i >= width) break;
-    if (residual != nullptr) values[i] += residual[i];
-    if (product.out_is_float32) {
-      static_cast<float*>(product.out)[at + i] = values[i];
-    } else {
-      static_cast<T*>(product.out)[at + i] = from_float<T>(values[i]);
-    }
+  T* const out = static_cast<T*>(product.out) + at;
+  if (whole) {
+    *reinterpret_cast<uint2*>(out) = make_uint2(pack_pair<T>(values[0], values[1]), pack_pair<T>(values[2], values[3]));
+  } else {
+    for (int i = 0; column + i < width; ++i) out[i] = from_float<T>(values[i]);
   }
 }
 
 /// Write the rows that wait, the first of them row `first` of the tile: whole lines of memory, since parts of a line
 /// make the cache fetch the rest.
 template <typename T, int kCount>
-__device__ void write_rows(const TileProduct& product, const Place& place, const Columns& columns, bool as_float,
+__device__ void write_rows(const TileProduct& product, const Place& place, const Columns& columns, bool as_sums,
                            int first, const int* row_of) {
   const int width = result_width(product);
-  const int per_piece = as_float ? 4 : 8;
+  const int per_piece = as_sums ? 4 : 8;
   const int pieces = columns.count / per_piece;
   const int rows_at_once = 128 / pieces;
   const int thread = static_cast<int>(threadIdx.x) % 128;
   const int column = thread % pieces * per_piece;
   if (columns.first + column >= width) return;
+#pragma unroll 1
   for (int staged_row = thread / pieces; staged_row < kCount; staged_row += rows_at_once) {
     const int tile_row = first + staged_row;
     int64_t row = place.row_begin + tile_row;
@@ -188,25 +188,25 @@ __device__ void write_rows(const TileProduct& product, const Place& place, const
     } else if (tile_row >= place.num_rows) {
       return;
     }
-    const std::byte* const from =
-        columns.staged + staged_row * (as_float ? kStagedFloatStride : kStagedStride) + thread % pieces * 16;
-    if (as_float) {
-      write_floats<T>(product, row, columns.first + column, width, *reinterpret_cast<const float4*>(from));
+    if (as_sums) {
+      const auto* const from =
+          reinterpret_cast<const float*>(columns.staged + staged_row * kStagedFloatStride) + column;
+      write_sums<T>(product, place.matrix, row, columns.first + column, width, from, columns.count);
     } else {
+      const std::byte* const from = columns.staged + staged_row * kStagedStride + column * 2;
       write_piece(product, row, columns.first + column, width, *reinterpret_cast<const uint4*>(from));
     }
   }
 }
 
-/// Finish and write rows of a tile from row `first` on, by way of shared memory.
-template <typename T, int kCount>
-__device__ void store_rows(const TileProduct& product, const Place& place, const Columns& columns, Sums<kCount>& sums,
-                           int first, const int* row_of) {
-  const bool as_float = product.residual != nullptr || product.out_is_float32;
-  finish_sums(product, place, columns, sums);
-  stage_rows<T>(sums, columns, product.activates && product.rule.gated, as_float);
+/// Finish and write rows of a tile from row `first` on, by way of shared memory. `stage(as_sums)` puts them there.
+template <typename T, int kCount, typename Stage>
+__device__ void store_rows(const TileProduct& product, const Place& place, const Columns& columns, int first,
+                           const int* row_of, Stage&& stage) {
+  const bool as_sums = leaves_as_sums(product);
+  stage(as_sums);
   warpgroup_barrier();
-  write_rows<T, kCount>(product, place, columns, as_float, first, row_of);
+  write_rows<T, kCount>(product, place, columns, as_sums, first, row_of);
   warpgroup_barrier();
 }
 
