@@ -84,12 +84,16 @@ int count_devices(std::string& why_none) {
 GpuBackend::GpuBackend(int ordinal, const BackendOptions& options)
     : resources_{.device = open_device(ordinal), .deterministic = options.deterministic}, weights_(ordinal) {
   const Device& device = resources_.device;
-  resources_.scratch_bytes = std::max(attention_scratch_bytes(device), linear_scratch_bytes(device));
-  resources_.num_counters = std::max(attention_counters(device), linear_counters(device));
+  resources_.scratch_bytes =
+      std::max({attention_scratch_bytes(device), linear_scratch_bytes(device), chain_scratch_bytes(device)});
+  resources_.num_counters = std::max({attention_counters(device), linear_counters(device), chain_counters(device)});
   scratch_ = allocate_device(resources_.scratch_bytes, ordinal);
   counters_ = allocate_zeroed(resources_.num_counters * sizeof(unsigned));
   resources_.scratch = scratch_.data();
   resources_.counters = static_cast<unsigned*>(counters_.data());
+  resources_.exchange_entries = chain_exchange_entries(device);
+  exchange_ = allocate_zeroed(resources_.exchange_entries * sizeof(uint64_t));
+  resources_.exchange = static_cast<uint64_t*>(exchange_.data());
   blas_workspace_ = allocate_device(kBlasWorkspaceBytes, ordinal);
   blas_ = Blas::open(device, blas_workspace_.data(), blas_workspace_.bytes(), why_no_blas_);
   if (blas_ == nullptr) blas_workspace_ = {};

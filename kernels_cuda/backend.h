@@ -55,6 +55,7 @@ class GpuBackend final : public Backend {
   Uploader uploader_;
   Buffer scratch_;
   Buffer counters_;
+  Buffer exchange_;
   Buffer blas_workspace_;
   std::unique_ptr<Blas> blas_;
   std::string why_no_blas_;

@@ -4,6 +4,7 @@
 #include <memory>
 
 #include "backend/backend.h"
+#include "kernels_cuda/chain/chain.h"
 #include "kernels_cuda/common/device.h"
 
 namespace quire::gpu {
@@ -23,6 +24,9 @@ struct Resources {
   /// Counters that a kernel finds zero and leaves zero, so that the last of its blocks can be told.
   unsigned* counters = nullptr;
   size_t num_counters = 0;
+  /// What the links of a chain tell each other (chain/): zero at first, and then nobody else's.
+  uint64_t* exchange = nullptr;
+  size_t exchange_entries = 0;
   /// The other ranks, as long as there are communicators (comm/group.h).
   std::weak_ptr<RankGroup> ranks;
 };
@@ -36,20 +40,32 @@ void check_ranks(const Resources& resources);
 
 class GpuStream final : public Stream {
  public:
-  GpuStream(const Resources& resources, vendor::StreamHandle handle) : resources_(resources), handle_(handle) {}
+  GpuStream(const Resources& resources, vendor::StreamHandle handle)
+      : resources_(resources), handle_(handle), chain_(make_chain(resources.device)) {}
   ~GpuStream() override { vendor::destroy_stream(handle_); }
   GpuStream(const GpuStream&) = delete;
   GpuStream& operator=(const GpuStream&) = delete;
 
-  void synchronize() override { wait_for_stream(resources_, handle_); }
+  void synchronize() override { wait_for_stream(resources_, handle()); }
 
-  vendor::StreamHandle handle() const { return handle_; }
+  /// For whoever enqueues or waits: ops that were put off are enqueued first.
+  vendor::StreamHandle handle() const {
+    if (chain_ != nullptr && !chain_->empty()) chain_->enqueue(*this);
+    return handle_;
+  }
+
+  /// Put an op off, if it can become a part of one kernel with those behind it.
+  template <typename Args>
+  bool chain(const Args& args) {
+    return chain_ != nullptr && chain_->take(args, *this);
+  }
   const Resources& resources() const { return resources_; }
   const Device& device() const { return resources_.device; }
 
  private:
   const Resources& resources_;
   vendor::StreamHandle handle_;
+  std::unique_ptr<Chain> chain_;
 };
 
 inline GpuStream& as_gpu(Stream& stream) {

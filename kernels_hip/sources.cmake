@@ -40,6 +40,7 @@ set(quire_host_sources
   kernels_cuda/gemm/normed_linear.cc
   kernels_cuda/gemm/tile_linear.cc
   kernels_hip/attention/fast.cc
+  kernels_hip/chain.cc
   kernels_hip/comm/peers.cc
   kernels_hip/compat.cc
   kernels_hip/gemm/blas_library.cc

@@ -42,8 +42,8 @@ AttentionProblem problem_of(const AttentionArgs& args, const GpuStream& stream) 
 }  // namespace
 
 void attention(const AttentionArgs& args, Stream& stream) {
-  const GpuStream& gpu = as_gpu(stream);
-  if (args.batch->num_tokens == 0) return;
+  GpuStream& gpu = as_gpu(stream);
+  if (args.batch->num_tokens == 0 || gpu.chain(args)) return;
   const AttentionProblem problem = problem_of(args, gpu);
   if (!attend_fast(args, problem, gpu)) attend_generic(problem, args.q.dtype, args.kv.dtype, gpu);
 }

@@ -8,6 +8,7 @@
 #include <cstdint>
 
 #include "kernels_cuda/attention/kv_page.cuh"
+#include "kernels_cuda/common/bulk_copy.cuh"
 #include "kernels_cuda/common/mma.cuh"
 
 namespace quire::gpu {
@@ -21,50 +22,6 @@ struct Cell {
   static constexpr int kBytes = 2 * kHalfBytes;
   static constexpr int kColumns = kChunks / 8 + ((kChunks & 4) != 0) + ((kChunks & 2) != 0) + ((kChunks & 1) != 0);
 };
-
-// Bulk copies (compute capability 9.0 and up) that tell a barrier in shared memory when their bytes are there.
-
-__device__ inline void barrier_init(uint32_t barrier, unsigned arrivals) {
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-  asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(barrier), "r"(arrivals) : "memory");
-#endif
-}
-
-__device__ inline void barrier_expect(uint32_t barrier, unsigned bytes) {
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes) : "memory");
-#endif
-}
-
-__device__ inline void barrier_wait(uint32_t barrier, unsigned parity) {
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-  asm volatile(
-      "{\n"
-      ".reg .pred done;\n"
-      "again:\n"
-      "mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n"
-      "@done bra there;\n"
-      "bra again;\n"
-      "there:\n"
-      "}\n" ::"r"(barrier),
-      "r"(parity)
-      : "memory");
-#endif
-}
-
-__device__ inline void bulk_copy(uint32_t to, const void* from, unsigned bytes, uint32_t barrier) {
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-  asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(to),
-               "l"(from), "r"(bytes), "r"(barrier)
-               : "memory");
-#endif
-}
-
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 900
-constexpr bool kBulkCopies = false;
-#else
-constexpr bool kBulkCopies = true;
-#endif
 
 /// Copy keys and values from a page of `block_size` tokens to a cell, by all lanes of a warp: tokens [first, first +
 /// count) of the page to the cell's rows from `row` on; count is 8 or 16. `head`: the kv head's part of the page.

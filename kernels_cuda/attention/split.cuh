@@ -124,11 +124,17 @@ struct Team {
   int size;
 };
 
+/// Nobody is told of results.
+struct TellNobody {
+  __device__ void operator()(int, int, uint2) const {}
+};
+
 /// Join `count` parts of a pair, in order: into another part, or into the result if `to` is null. part_at(i): where
-/// part i is. kFar: other blocks have written them.
-template <typename T, int kDim, bool kFar, typename PartAt>
+/// part i is. kFar: other blocks have written them. `tell(head, component, four)`: told of every four numbers of the
+/// result.
+template <typename T, int kDim, bool kFar, typename PartAt, typename Tell = TellNobody>
 __device__ void join(Team team, const PartOwner& owner, int count, PartAt part_at, float* to,
-                     const AttentionProblem& problem) {
+                     const AttentionProblem& problem, Tell&& tell = {}) {
   constexpr int kQuads = kDim / 4;
   constexpr int kBatch = kFar ? 8 : 4;  // parts whose loads are under way at once
   const auto load = [](const float* from) { return kFar ? __ldcg(from) : *from; };
@@ -187,8 +193,10 @@ __device__ void join(Team team, const PartOwner& owner, int count, PartAt part_a
     const float inverse = shrink / total;
     T* const out =
         static_cast<T*>(problem.out) + owner.token * problem.out_token_stride + head * problem.out_head_stride + column;
-    *reinterpret_cast<uint2*>(out) =
+    const uint2 four =
         make_uint2(pack_pair<T>(sum.x * inverse, sum.y * inverse), pack_pair<T>(sum.z * inverse, sum.w * inverse));
+    *reinterpret_cast<uint2*>(out) = four;
+    tell(head, column, four);
   }
 }
 

@@ -38,6 +38,9 @@ __device__ inline BFloat bfloat_of_bits(uint16_t bits) {
 __device__ inline float load_past_l1(const float* memory) {
   return __ldcg(memory);
 }
+__device__ inline uint4 load_past_l1(const uint4* memory) {
+  return __ldcg(memory);
+}
 
 // Launches that overlap: launch.cuh says how.
 

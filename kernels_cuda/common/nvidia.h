@@ -215,6 +215,25 @@ Result launch_clusters(void (*kernel)(Params...), dim3 grid, int cluster, dim3 b
   return cudaLaunchKernelEx(&config, kernel, std::forward<Params>(params)...);
 }
 
+/// All blocks run at the same time, so that they can wait for each other.
+template <typename... Params>
+Result launch_together(void (*kernel)(Params...), dim3 grid, dim3 block, size_t shared_bytes, StreamHandle stream,
+                       const Params&... params) {
+  cudaLaunchAttribute attributes[2]{};
+  attributes[0].id = cudaLaunchAttributeCooperative;
+  attributes[0].val.cooperative = 1;
+  attributes[1].id = cudaLaunchAttributePreferredSharedMemoryCarveout;
+  attributes[1].val.sharedMemCarveout = 100;
+  cudaLaunchConfig_t config{};
+  config.gridDim = grid;
+  config.blockDim = block;
+  config.dynamicSmemBytes = shared_bytes;
+  config.stream = stream;
+  config.attrs = attributes;
+  config.numAttrs = 2;
+  return cudaLaunchKernelEx(&config, kernel, params...);
+}
+
 template <typename... Params>
 Result launch(void (*kernel)(Params...), dim3 grid, dim3 block, size_t shared_bytes, StreamHandle stream, bool early,
               Params... params) {

@@ -16,12 +16,12 @@ void normed_linear(const NormedLinearArgs& args, Stream& stream) {
   rows.bias = args.bias;
   rows.activation = args.has_activation ? &args.activation : nullptr;
   rows.out = args.out;
-  if (may_stream && stream_rows_fits(rows, gpu.device())) return stream_rows(rows, gpu);
+  if (may_stream && stream_rows_fits(rows, gpu.device())) return chain_or_stream_rows(rows, gpu);
 
   norm(args.norm, stream);
   rows.x = args.norm.out;
   rows.norm = nullptr;
-  if (may_stream && stream_rows_fits(rows, gpu.device())) return stream_rows(rows, gpu);
+  if (may_stream && stream_rows_fits(rows, gpu.device())) return chain_or_stream_rows(rows, gpu);
 
   if (args.has_activation && tiles_activate_faster(args.norm.x.shape[0], gpu)) {
     const LinearArgs tiles{

@@ -16,48 +16,27 @@
 #include <algorithm>
 #include <limits>
 
+#include "kernels_cuda/common/bulk_copy.cuh"
 #include "kernels_cuda/common/launch.cuh"
 #include "kernels_cuda/common/mma.cuh"
 #include "kernels_cuda/common/numbers.cuh"
-#include "kernels_cuda/common/reduce.cuh"
-#include "kernels_cuda/gemm/activate.cuh"
+#include "kernels_cuda/gemm/row_product.cuh"
 #include "kernels_cuda/gemm/stream_rows.h"
 
 namespace quire::gpu {
 namespace {
 
-constexpr int kWarps = 8;
-constexpr int kThreads = kWarps * 32;
+constexpr int kWarps = kRowWarps;
+constexpr int kThreads = kRowThreads;
 constexpr int kMaxTokens = 8;
 /// A slot of a warp's ring: 16 bytes of each lane, four times.
 constexpr int kSlotVectors = 4 * 32;
 /// Most tiles that a block knows of at once.
 constexpr int kKnownTiles = 8;
 
-enum class OutType { kFloat32, kSame };
-
-struct Params {
-  const void* x;
-  int64_t x_stride;
-  int tokens;
-  int k;
-  bool has_norm;
-  bool layer_norm;
-  float eps;
-  const float* norm_weight;
-  const float* norm_bias;
-  const void* weight;
-  int units;         ///< rows, or pairs of rows if gated
+struct Params : RowProduct {
   int own_tiles;     ///< tiles of a block that are its own from the start: enough to fill its rings
   unsigned* claims;  ///< [0] tiles claimed, [1] blocks that claim no more; zero before and after
-  const float* bias;
-  const float* residual;
-  int64_t residual_stride;
-  bool has_activation;
-  ActivationRule rule;
-  void* out;
-  OutType out_type;
-  int64_t out_stride;
 };
 
 /// kGroups: groups of 8 rows that a warp takes at once, 1, 2 or 4. kXInRing: x comes through the rings.
@@ -70,23 +49,23 @@ struct Form {
   static constexpr int kPieces = 4 / kGroups;            ///< of 32 columns in a slot
   static constexpr int kStepColumns = kPieces * 32;      ///< of a warp
   static constexpr int kStride = kWarps * kStepColumns;  ///< columns between a warp's steps
+  /// Columns of a warp that follow each other. Of one token 64 always, so that all forms and chain.cu add in one order.
+  static constexpr int kRunColumns = kXInRing ? kStepColumns : 64;
   static constexpr int kXVectors = kXInRing ? kPieces * 32 : 0;
   static constexpr int kSums = kWarps * kGroups * 2 * 32;
   static constexpr int kRingVectors = kSlots * (kSlotVectors + kXVectors);
+
+  /// Where a piece lies, counted from the step's first column.
+  __device__ static constexpr int column_of(int piece) {
+    return piece * 32 / kRunColumns * kWarps * kRunColumns + piece * 32 % kRunColumns;
+  }
+  /// K with what the last steps look at behind it.
+  __host__ __device__ static constexpr int64_t padded(int64_t k) { return (k + kStride - 1) / kStride * kStride; }
 
   /// Rings, sums of the warps (twice, for two tiles in turn), known tiles; then x.
   static constexpr size_t kFixedBytes =
       sizeof(uint4) * kWarps * kRingVectors + sizeof(float) * 2 * kSums + sizeof(int) * kKnownTiles;
 };
-
-/// A weight is read once: whatever else the cache holds is worth more.
-__device__ inline uint64_t weight_policy() {
-  uint64_t policy = 0;
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
-  asm("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
-#endif
-  return policy;
-}
 
 /// 16 bytes of weights, or zeros without a read.
 __device__ inline void copy_weights(void* shared, const void* global, bool valid, uint64_t policy) {
@@ -139,9 +118,9 @@ template <typename T, typename F>
 class Reader {
  public:
   __device__ Reader(const Params& params, const Tiles& tiles, int steps, uint4* ring)
-      : params_(params), tiles_(tiles), steps_(steps), ring_(ring), policy_(weight_policy()) {
+      : params_(params), tiles_(tiles), steps_(steps), ring_(ring), policy_(read_once_policy()) {
     const int lane = threadIdx.x % 32;
-    first_column_ = static_cast<int>(threadIdx.x) / 32 * F::kStepColumns + lane % 4 * 8;
+    first_column_ = static_cast<int>(threadIdx.x) / 32 * F::kRunColumns + lane % 4 * 8;
     if constexpr (F::kXInRing) {
       const int token = lane / 4;
       has_x_ = token < params.tokens;
@@ -160,7 +139,7 @@ class Reader {
     uint4* const to = ring_ + slot * (kSlotVectors + F::kXVectors);
 #pragma unroll
     for (int piece = 0; piece < F::kPieces; ++piece) {
-      const int column = first_column_ + step_ * F::kStride + piece * 32;
+      const int column = first_column_ + step_ * F::kStride + F::column_of(piece);
       const bool inside = column < params_.k;
 #pragma unroll
       for (int i = 0; i < F::kGroups; ++i) {
@@ -177,7 +156,7 @@ class Reader {
     uint4* const to = ring_ + slot * (kSlotVectors + F::kXVectors) + kSlotVectors;
 #pragma unroll
     for (int piece = 0; piece < F::kPieces; ++piece) {
-      const int column = first_column_ + x_step_ * F::kStride + piece * 32;
+      const int column = first_column_ + x_step_ * F::kStride + F::column_of(piece);
       const bool inside = column < params_.k;
       if (has_x_) async_copy_16(to + piece * 32, x_ + (inside ? column : 0), inside);
     }
@@ -214,124 +193,6 @@ class Reader {
   bool has_x_ = false;
 };
 
-/// 16-byte pieces of a row that a thread keeps.
-constexpr int kHeld = 4;
-
-/// A float32 row's norm, rounded to T, into shared memory. What a thread can hold of the norm's weights it loads before
-/// the wait for the previous kernel.
-class RowNorm {
- public:
-  __device__ explicit RowNorm(const Params& params) : params_(params) {
-#pragma unroll
-    for (int i = 0; i < kHeld; ++i) weights_[i] = weight_at(column_of(i));
-  }
-
-  /// `room`: 2 * kWarps floats.
-  template <typename T>
-  __device__ void make(T* x_shared, float* room) const {
-    const float size = static_cast<float>(params_.k);
-    float4 held[kHeld];
-#pragma unroll
-    for (int i = 0; i < kHeld; ++i) held[i] = x_at(column_of(i));
-    float center = 0.0f;
-    if (params_.layer_norm) {
-      const float sum = sum_of(held, [](const float4& v) { return (v.x + v.y) + (v.z + v.w); });
-      center = total_of(sum, room) / size;
-    }
-    const float square = sum_of(held, [&](const float4& v) {
-      const float x = v.x - center, y = v.y - center, z = v.z - center, w = v.w - center;
-      return (x * x + y * y) + (z * z + w * w);
-    });
-    const float factor = 1.0f / sqrtf(total_of(square, room + kWarps) / size + params_.eps);
-#pragma unroll
-    for (int i = 0; i < kHeld; ++i) put(x_shared, column_of(i), held[i], weights_[i], center, factor);
-    for (int i = kHeld; column_of(i) < params_.k; ++i) {
-      put(x_shared, column_of(i), x_at(column_of(i)), weight_at(column_of(i)), center, factor);
-    }
-  }
-
- private:
-  /// Of the block. `room`: kWarps floats.
-  __device__ static float total_of(float value, float* room) {
-    value = warp_sum(value);
-    if (threadIdx.x % 32 == 0) room[threadIdx.x / 32] = value;
-    __syncthreads();
-    float total = 0.0f;
-#pragma unroll
-    for (int warp = 0; warp < kWarps; ++warp) total += room[warp];
-    return total;
-  }
-
-  __device__ static int column_of(int i) { return (i * kThreads + static_cast<int>(threadIdx.x)) * 4; }
-
-  __device__ float4 x_at(int column) const {
-    if (column >= params_.k) return {};
-    return *reinterpret_cast<const float4*>(static_cast<const float*>(params_.x) + column);
-  }
-
-  __device__ float4 weight_at(int column) const {
-    if (column >= params_.k || params_.norm_weight == nullptr) return {1.0f, 1.0f, 1.0f, 1.0f};
-    return *reinterpret_cast<const float4*>(params_.norm_weight + column);
-  }
-
-  /// `term` of columns behind the end must not count, though they are held as zeros.
-  template <typename Term>
-  __device__ float sum_of(const float4* held, Term&& term) const {
-    float sum = 0.0f;
-#pragma unroll
-    for (int i = 0; i < kHeld; ++i) sum += column_of(i) < params_.k ? term(held[i]) : 0.0f;
-    for (int i = kHeld; column_of(i) < params_.k; ++i) sum += term(x_at(column_of(i)));
-    return sum;
-  }
-
-  template <typename T>
-  __device__ void put(T* x_shared, int column, float4 v, float4 weight, float center, float factor) const {
-    if (column >= params_.k) return;
-    float4 bias = {};
-    if (params_.norm_bias != nullptr) bias = *reinterpret_cast<const float4*>(params_.norm_bias + column);
-    uint2 packed;
-    packed.x = pack_pair<T>((v.x - center) * factor * weight.x + bias.x, (v.y - center) * factor * weight.y + bias.y);
-    packed.y = pack_pair<T>((v.z - center) * factor * weight.z + bias.z, (v.w - center) * factor * weight.w + bias.w);
-    *reinterpret_cast<uint2*>(x_shared + column) = packed;
-  }
-
-  const Params& params_;
-  float4 weights_[kHeld];
-};
-
-/// The row x into shared memory, zeros from column k to `padded`.
-template <typename T>
-__device__ void fetch_row(const Params& params, int padded, T* x_shared) {
-  for (int column = threadIdx.x * 8; column < padded; column += kThreads * 8) {
-    if (column < params.k && params.has_norm) continue;
-    uint4 value = {0, 0, 0, 0};
-    if (column < params.k) value = *reinterpret_cast<const uint4*>(static_cast<const T*>(params.x) + column);
-    *reinterpret_cast<uint4*>(x_shared + column) = value;
-  }
-}
-
-template <typename T>
-__device__ inline void store(const Params& params, int64_t at, float value) {
-  if (params.out_type == OutType::kFloat32) {
-    static_cast<float*>(params.out)[at] = value;
-  } else {
-    static_cast<T*>(params.out)[at] = from_float<T>(value);
-  }
-}
-
-/// What becomes of the sum of an output, `other` that of its partner.
-template <typename T>
-__device__ inline void finish(const Params& params, int unit, int token, float value, float other) {
-  if (params.bias != nullptr) {
-    value += params.bias[unit];
-    if (params.rule.gated) other += params.bias[params.units + unit];
-  }
-  if (params.has_activation) value = activate(params.rule, value, other);
-  // The residual may be `out`, whose lines neighbours share: it is not to stay in this multiprocessor's cache.
-  if (params.residual != nullptr) value += __ldcg(params.residual + token * params.residual_stride + unit);
-  store<T>(params, token * params.out_stride + unit, value);
-}
-
 template <typename T, typename F>
 __global__ void __launch_bounds__(kThreads, 2) stream_rows_kernel(const Params params) {
   extern __shared__ uint4 shared[];
@@ -341,8 +202,8 @@ __global__ void __launch_bounds__(kThreads, 2) stream_rows_kernel(const Params p
 
   const int warp = threadIdx.x / 32;
   const int lane = threadIdx.x % 32;
-  const int all_steps = (params.k + F::kStepColumns - 1) / F::kStepColumns;
-  const int steps = (all_steps - warp + kWarps - 1) / kWarps;  // of this warp in each tile
+  const int own_columns = max(params.k - warp * F::kRunColumns, 0);  // from this warp's first to the end
+  const int steps = (own_columns + F::kStride - 1) / F::kStride;     // in each tile
   const int units_per_tile = (params.rule.gated ? 4 : 8) * F::kGroups;
   uint4* const ring = shared + warp * F::kRingVectors + lane;
 
@@ -364,13 +225,13 @@ __global__ void __launch_bounds__(kThreads, 2) stream_rows_kernel(const Params p
   } else if (params.has_norm) {
     const RowNorm norm(params);
     wait_for_previous();
-    norm.make(x_shared, sums);
+    norm.make(x_shared, sums, [] { __syncthreads(); }, PlainRow{static_cast<const float*>(params.x), params.k});
   } else {
     wait_for_previous();
   }
   if (threadIdx.x == 0) tiles.set(params.own_tiles, tiles.claim());
-  const T* const x_row = x_shared + warp * F::kStepColumns + lane % 4 * 8;
-  if constexpr (!F::kXInRing) fetch_row(params, all_steps * F::kStepColumns, x_shared);
+  const T* const x_row = x_shared + warp * F::kRunColumns + lane % 4 * 8;
+  if constexpr (!F::kXInRing) fetch_row(params, static_cast<int>(F::padded(params.k)), x_shared);
   __syncthreads();
 
   int slot = 0;
@@ -392,7 +253,7 @@ __global__ void __launch_bounds__(kThreads, 2) stream_rows_kernel(const Params p
         if constexpr (F::kXInRing) {
           x[piece] = from[kSlotVectors + piece * 32];
         } else {
-          x[piece] = *reinterpret_cast<const uint4*>(x_row + step * F::kStride + piece * 32);
+          x[piece] = *reinterpret_cast<const uint4*>(x_row + step * F::kStride + F::column_of(piece));
         }
       }
 #pragma unroll
@@ -433,10 +294,12 @@ __global__ void __launch_bounds__(kThreads, 2) stream_rows_kernel(const Params p
         if (F::kGroups == 1 && part >= 2) break;
         const int own_unit = unit + (params.rule.gated ? i * 8 : i * 16 + part / 2 * 8) + lane / 4;
         if (token >= params.tokens || own_unit >= params.units) continue;
+        const float residual = residual_of(params, own_unit, token);
         if (!params.rule.gated) {
-          finish<T>(params, own_unit, token, sum_of(i * 4 + part), 0.0f);
+          finish<T>(params, own_unit, token, sum_of(i * 4 + part), 0.0f, residual);
         } else if (part < 2) {
-          finish<T>(params, own_unit, token, sum_of(i * 4 + part), sum_of((i * 4 + part + 2) % (F::kGroups * 2)));
+          const float other = sum_of((i * 4 + part + 2) % (F::kGroups * 2));
+          finish<T>(params, own_unit, token, sum_of(i * 4 + part), other, residual);
         }
       }
     }
@@ -451,8 +314,7 @@ constexpr size_t kReservedShared = 1024;
 
 template <typename F>
 size_t shared_bytes(int64_t k) {
-  const int64_t padded = (k + F::kStepColumns - 1) / F::kStepColumns * F::kStepColumns;
-  return F::kFixedBytes + (F::kXInRing ? 0 : static_cast<size_t>(padded) * 2);
+  return F::kFixedBytes + (F::kXInRing ? 0 : static_cast<size_t>(F::padded(k)) * 2);
 }
 
 using OneToken = Form<2, false, 6>;
@@ -519,7 +381,7 @@ void launch_as(Params params, GpuStream& stream) {
   const int units_per_tile = (params.rule.gated ? 4 : 8) * F::kGroups;
   const int tiles = (params.units + units_per_tile - 1) / units_per_tile;
   const int blocks = std::min(stream.device().num_multiprocessors, tiles);
-  const int fewest_steps = std::max((params.k + F::kStepColumns - 1) / F::kStepColumns / kWarps, 1);  // of a warp
+  const int fewest_steps = std::max(params.k / F::kStride, 1);  // of a warp
   params.own_tiles = (F::kSlots + fewest_steps - 1) / fewest_steps;
   static_assert(F::kSlots < kKnownTiles);
   launch("linear", kernel, dim3(blocks), dim3(kThreads), shared_bytes<F>(params.k), stream, params);
@@ -547,29 +409,8 @@ bool stream_rows_fits(const StreamRows& args, const Device& device) {
 
 void stream_rows(const StreamRows& args, GpuStream& stream) {
   const PackedLinear& weight = *args.weight;
-  Params params{};
-  params.x = args.x.data;
-  params.x_stride = args.x.strides[0];
-  params.tokens = static_cast<int>(args.x.shape[0]);
-  params.k = static_cast<int>(weight.k);
-  params.has_norm = args.norm != nullptr;
-  if (params.has_norm) {
-    params.layer_norm = args.norm->kind == NormKind::kLayer;
-    params.eps = args.norm->eps;
-    params.norm_weight = args.norm->weight.as<const float>();
-    params.norm_bias = args.norm->bias.as<const float>();
-  }
-  params.weight = weight.data.data();
-  params.has_activation = args.activation != nullptr;
-  if (params.has_activation) params.rule = *args.activation;
-  params.units = static_cast<int>(params.rule.gated ? weight.n / 2 : weight.n);
+  Params params{row_product(args)};
   params.claims = stream.resources().counters;
-  params.bias = args.bias.as<const float>();
-  params.residual = args.residual.as<const float>();
-  params.residual_stride = args.residual.strides[0];
-  params.out = args.out.data;
-  params.out_type = args.out.dtype == DType::kFloat32 ? OutType::kFloat32 : OutType::kSame;
-  params.out_stride = args.out.strides[0];
   with_form(params.tokens, weight.n, weight.k, params.rule.gated, stream.device(), [&](auto form) {
     if (weight.dtype == DType::kBFloat16) {
       launch_as<BFloat, decltype(form)>(params, stream);

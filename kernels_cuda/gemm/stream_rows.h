@@ -20,5 +20,9 @@ struct StreamRows {
 /// Whether the rows are few enough and everything is aligned to 16 bytes.
 bool stream_rows_fits(const StreamRows& args, const Device& device);
 void stream_rows(const StreamRows& args, GpuStream& stream);
+/// The same, or put off until it is known what follows.
+inline void chain_or_stream_rows(const StreamRows& args, GpuStream& stream) {
+  if (!stream.chain(args)) stream_rows(args, stream);
+}
 
 }  // namespace quire::gpu
