@@ -47,6 +47,7 @@ ALLOWED: dict[str, set[str]] = {
         "kernels_cuda/attention/kv_page.cuh",
         "kernels_cuda/attention/problem.h",
         "kernels_cuda/attention/query_tile.cuh",
+        "kernels_cuda/chain/chain.h",
         "kernels_cuda/comm/peers.h",
         "kernels_cuda/common/device.h",
         "kernels_cuda/common/launch.cuh",

@@ -25,8 +25,8 @@ struct NormedLinearArgs {
 };
 using NormedLinearFn = void (*)(const NormedLinearArgs&, Stream&);
 
-/// The rope op over q and k, then the kv_write op. What q and k hold afterwards only the attention op behind it may look
-/// at, with the same q: a backend may turn them on their way into the cache and into that op.
+/// The rope op over q and k, then the kv_write op. What q and k hold afterwards only the attention op behind it may
+/// look at, with the same q: a backend may turn them on their way into the cache and into that op.
 struct RopeKvWriteArgs {
   Tensor q;        ///< [T, H, K], rows may be strided
   RopeArgs rope;   ///< rows, tables and layout; x and out are not looked at
