@@ -58,8 +58,8 @@ __device__ inline void bring_barrier() {
 }
 
 /// Each of these warps brings some rows of every stage: a copy takes a warp some fifty cycles, a stage must not take
-/// more than a few hundred.
-__device__ void bring_weights(const Program& program, const Room& room) {
+/// more than a few hundred. (Unused is what is compiled for older GPUs, where the kernel does nothing.)
+[[maybe_unused]] __device__ void bring_weights(const Program& program, const Room& room) {
   const int warp = static_cast<int>(threadIdx.x - kRowThreads) / 32;
   const bool leads = threadIdx.x % 32 == 0;
   const uint64_t policy = read_once_policy();
