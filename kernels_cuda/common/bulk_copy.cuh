@@ -30,14 +30,10 @@ __device__ inline void barrier_arrive(uint32_t barrier) {
 __device__ inline void barrier_wait(uint32_t barrier, unsigned parity) {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
   asm volatile(
-      "{\n"
-      ".reg .pred done;\n"
+      "{\n.reg .pred done;\n"
       "again:\n"
       "mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n"
-      "@done bra there;\n"
-      "bra again;\n"
-      "there:\n"
-      "}\n" ::"r"(barrier),
+      "@!done bra again;\n}\n" ::"r"(barrier),
       "r"(parity)
       : "memory");
 #endif

@@ -8,6 +8,7 @@
 #include <cstdint>
 
 #include "kernels_cuda/common/async_copy.cuh"
+#include "kernels_cuda/common/bulk_copy.cuh"
 #include "kernels_cuda/common/numbers.cuh"
 
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
@@ -18,7 +19,7 @@ namespace quire::gpu {
 using Barrier = uint64_t;
 
 __device__ inline void init_barrier(Barrier* barrier, int arrivals) {
-  asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(shared_address(barrier)), "r"(arrivals) : "memory");
+  barrier_init(shared_address(barrier), static_cast<unsigned>(arrivals));
 }
 
 /// After init_barrier(), before others use them.
@@ -27,12 +28,11 @@ __device__ inline void publish_barriers() {
 }
 
 __device__ inline void arrive(Barrier* barrier) {
-  asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(shared_address(barrier)) : "memory");
+  barrier_arrive(shared_address(barrier));
 }
 
 __device__ inline void arrive_and_expect(Barrier* barrier, int bytes) {
-  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(barrier)), "r"(bytes)
-               : "memory");
+  barrier_expect(shared_address(barrier), static_cast<unsigned>(bytes));
 }
 
 /// Number of the block in its cluster, and of blocks there.
@@ -83,13 +83,7 @@ __device__ inline float4 load_from_cluster(uint32_t address) {
 
 /// Wait for the end of the phase with this parity; the first phase has parity 0.
 __device__ inline void wait(Barrier* barrier, int parity) {
-  asm volatile(
-      "{\n.reg .pred done;\n"
-      "again:\n"
-      "mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n"
-      "@!done bra again;\n}\n" ::"r"(shared_address(barrier)),
-      "r"(parity)
-      : "memory");
+  barrier_wait(shared_address(barrier), static_cast<unsigned>(parity));
 }
 
 __device__ inline void wait_for_cluster(Barrier* barrier, int parity) {
