@@ -9,6 +9,7 @@
 #include <variant>
 #include <vector>
 
+#include "core/check.h"
 #include "kernels_cuda/attention/kv_layout.h"
 #include "kernels_cuda/chain/program.h"
 #include "kernels_cuda/ops.h"
@@ -31,6 +32,8 @@ enum class ChainUse { kAlways, kWherePays, kNever };
 ChainUse chain_use() {
   const char* const value = std::getenv("QUIRE_CHAIN");
   const std::string_view use = value == nullptr ? "" : value;
+  QUIRE_REQUIRE(use.empty() || use == "always" || use == "never", ErrorKind::kInvalidArgument,
+                "[device] QUIRE_CHAIN is neither \"always\" nor \"never\": got=", use);
   return use == "always" ? ChainUse::kAlways : use == "never" ? ChainUse::kNever : ChainUse::kWherePays;
 }
 
@@ -141,7 +144,7 @@ class ProgramChain final : public Chain {
   bool empty() const override { return taken_.empty(); }
 
   void enqueue(const GpuStream& given) override {
-    auto& stream = const_cast<GpuStream&>(given);
+    auto& stream = const_cast<GpuStream&>(given);  // as ops got it from the model
     std::vector<TakenOp> ops = std::exchange(taken_, {});
     const int head_dim = std::exchange(head_dim_, 0);
     const size_t room = std::exchange(room_bytes_, 0);
@@ -247,8 +250,8 @@ class ProgramChain final : public Chain {
         link.product = row;
         const DType out = row.out_type == OutType::kFloat32 ? DType::kFloat32 : dtype_;
         known = known && find(row.x, row.k, row.has_norm ? DType::kFloat32 : dtype_, link.x) &&
-                find(row.residual, row.residual == nullptr ? 0 : row.units, DType::kFloat32, link.residual) &&
-                write(row.out, row.units, out, link);
+                find(row.residual, row.residual == nullptr ? 0 : row.units, DType::kFloat32, link.residual);
+        write(row.out, row.units, out, link);
       } else {
         const AttentionArgs args = std::get<TakenAttention>(ops[i + 1]).args();
         const AttentionLink attention = attention_link(std::get<RopeKvWriteArgs>(ops[i]), args);
@@ -256,8 +259,8 @@ class ProgramChain final : public Chain {
         link.attention = attention;
         const int64_t dim = args.kv.head_dim;
         const int64_t heads = int64_t{attention.kv_heads} * attention.group;
-        known = known && find(attention.q, (heads + 2 * attention.kv_heads) * dim, dtype_, link.x) &&
-                write(attention.out, heads * dim, dtype_, link);
+        known = known && find(attention.q, (heads + 2 * attention.kv_heads) * dim, dtype_, link.x);
+        write(attention.out, heads * dim, dtype_, link);
         ++i;
       }
       ++program_.num_links;
@@ -283,8 +286,8 @@ class ProgramChain final : public Chain {
     return true;
   }
 
-  /// Note what a link writes; always true. What has been written to the same place before keeps its entries.
-  bool write(const void* data, int64_t count, DType dtype, Link& link) {
+  /// Note what a link writes. What has been written to the same place before keeps its entries.
+  void write(const void* data, int64_t count, DType dtype, Link& link) {
     const auto* const begin = static_cast<const std::byte*>(data);
     const auto* const end = begin + count * dtype_bytes(dtype);
     const auto same = std::find_if(written_.begin(), written_.end(), [&](const Written& other) {
@@ -302,7 +305,6 @@ class ProgramChain final : public Chain {
     }
     written_.push_back(made);
     link.out = made.entry;
-    return true;
   }
 
   static AttentionLink attention_link(const RopeKvWriteArgs& rope, const AttentionArgs& args) {

@@ -13,8 +13,8 @@ class GpuStream;
 struct StreamRows;
 
 /// Ops of a step of one token that a stream has taken but not enqueued yet: several that follow each other become one
-/// kernel, in which weights are read without a pause. In what order things happen on the stream stays the same, since
-/// it asks for them before anything else is enqueued (GpuStream::handle).
+/// kernel, in which weights are read with hardly a pause. In what order things happen on the stream stays the same,
+/// since it asks for them before anything else is enqueued (GpuStream::handle).
 class Chain {
  public:
   virtual ~Chain() = default;
