@@ -20,6 +20,7 @@ import tiny
 from quire import LLM, SamplingParams
 from quire.cli import main
 from quire.commands import console
+from summary import tokens_made
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -141,7 +142,7 @@ def test_echo_prints_the_prompt_first(run_quire: Run, model: list[str], expected
 
 def test_underscores_in_flags_are_dashes(run_quire: Run, model: list[str]) -> None:
     words = ["--max_tokens=3", "--ignore_eos", "--top_k", "5"]
-    assert "3 tokens" in run_quire("generate", "The", *model, *words).stderr
+    assert tokens_made(run_quire("generate", "The", *model, *words).stderr) == 3
 
 
 def test_without_a_seed_one_is_drawn_and_shown(run_quire: Run, model: list[str]) -> None:
@@ -156,7 +157,7 @@ def test_without_a_seed_one_is_drawn_and_shown(run_quire: Run, model: list[str])
 def test_several_completions_are_numbered(run_quire: Run, model: list[str]) -> None:
     result = run_quire("generate", "The", *model, "--n", "3", "--max-tokens", "4", "--ignore-eos", "--seed", "1")
     assert re.findall(r"^--- (\d) of 3$", result.stdout, re.MULTILINE) == ["1", "2", "3"]
-    assert "12 tokens" in result.stderr
+    assert tokens_made(result.stderr) == 12
 
 
 def test_json_holds_text_ids_and_logprobs(run_quire: Run, model: list[str], expected: str) -> None:
@@ -178,9 +179,9 @@ def test_sampling_defaults_come_from_the_model(run_quire: Run, tmp_path: Path) -
     recommended = {"temperature": 0.0, "max_new_tokens": 7, "top_k": 0, "do_sample": True}
     folder = tiny.make(tmp_path / "model", generation_config=recommended)
     words = ["generate", "The", "--model", str(folder), "--ignore-eos"]
-    assert "7 tokens" in run_quire(*words).stderr
+    assert tokens_made(run_quire(*words).stderr) == 7
     assert run_quire(*words).stdout == run_quire(*words).stdout
-    assert "3 tokens" in run_quire(*words, "--max-tokens", "3").stderr
+    assert tokens_made(run_quire(*words, "--max-tokens", "3").stderr) == 3
 
 
 def test_the_text_appears_while_it_is_made(
@@ -190,7 +191,7 @@ def test_the_text_appears_while_it_is_made(
     monkeypatch.setattr(console, "write", pieces.append)
     assert main(["generate", "The", "--model", str(tiny_llama), "--max-tokens", "50", "--ignore-eos"]) == 0
     assert len(pieces) > 10
-    assert "50 tokens" in capsys.readouterr().err
+    assert tokens_made(capsys.readouterr().err) == 50
 
 
 def test_a_closed_pipe_is_silent(model: list[str]) -> None:
