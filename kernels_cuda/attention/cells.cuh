@@ -9,6 +9,7 @@
 
 #include "kernels_cuda/attention/kv_page.cuh"
 #include "kernels_cuda/common/bulk_copy.cuh"
+#include "kernels_cuda/common/instructions.cuh"
 #include "kernels_cuda/common/mma.cuh"
 
 namespace quire::gpu {
@@ -94,13 +95,6 @@ struct LaneRows {
 // Scores.
 
 constexpr float kLog2e = 1.4426950408889634f;
-
-/// 2^x; 0 for -infinity.
-__device__ inline float power_of_two(float x) {
-  float y;
-  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-  return y;
-}
 
 /// softcap * tanh(x / softcap), within a few units in the last place of softcap.
 __device__ inline float soft_limit(float x, float softcap, float inverse) {

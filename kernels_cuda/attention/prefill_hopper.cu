@@ -13,8 +13,10 @@
 #include "kernels_cuda/attention/cells.cuh"
 #include "kernels_cuda/attention/problem.h"
 #include "kernels_cuda/attention/query_tile.cuh"
-#include "kernels_cuda/attention/weighted_sum.cuh"
+#include "kernels_cuda/common/instructions.cuh"
 #include "kernels_cuda/common/launch.cuh"
+#include "kernels_cuda/gemm/operand.cuh"
+#include "kernels_cuda/gemm/warpgroup_sum.cuh"
 
 namespace quire::gpu {
 namespace {
@@ -189,16 +191,9 @@ class Rows {
   float factor_;
 };
 
-/// What the compiler may not move across this: registers that products write while they are under way.
-template <int kCount>
-__device__ void hold(float (&values)[kCount]) {
-#pragma unroll
-  for (int i = 0; i < kCount; ++i) asm volatile("" : "+f"(values[i])::"memory");
-}
-
 /// A barrier of the threads of one warpgroup.
 __device__ inline void group_barrier(int group) {
-  asm volatile("bar.sync %0, 128;" ::"r"(group + 1) : "memory");
+  named_barrier<128>(group + 1);
 }
 
 /// Values that nobody sees may be anything, and their weight of zero would not help. By one warpgroup: both write the

@@ -7,6 +7,7 @@
 
 #include "kernels_cuda/attention/cells.cuh"
 #include "kernels_cuda/attention/problem.h"
+#include "kernels_cuda/common/instructions.cuh"
 
 namespace quire::gpu {
 
@@ -198,13 +199,6 @@ __device__ void join(Team team, const PartOwner& owner, int count, PartAt part_a
     *reinterpret_cast<uint2*>(out) = four;
     tell(head, column, four);
   }
-}
-
-/// One more block has its part of a pair ready. Orders what the block's threads wrote before, and will read.
-__device__ inline unsigned count_arrival(unsigned* counter) {
-  unsigned before;
-  asm volatile("atom.acq_rel.gpu.global.add.u32 %0, [%1], 1;" : "=r"(before) : "l"(counter) : "memory");
-  return before;
 }
 
 }  // namespace quire::gpu

@@ -33,7 +33,7 @@ __device__ void prefetch_ahead(const Program& program, const Room& room, int nex
       constexpr int kLine = 32;
       for (int column = (static_cast<int>(blockIdx.x) + lane * static_cast<int>(gridDim.x)) * kLine;
            column < link.product.k; column += 32 * static_cast<int>(gridDim.x) * kLine) {
-        asm volatile("prefetch.global.L2 [%0];" ::"l"(link.product.norm_weight + column));
+        prefetch_to_l2(link.product.norm_weight + column);
       }
       return;
     }
@@ -44,17 +44,14 @@ __device__ void prefetch_ahead(const Program& program, const Room& room, int nex
     if (range.split < range.splits && cell < range.end && attention.block_size == kCellKeys) {
       const int block = attention.block_tables[attention.block_starts[0] + cell];
       const int head_bytes = static_cast<int>(attention.block_bytes / attention.kv_heads) & ~15;
-      asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(attention.pages + block * attention.block_bytes +
-                                                                      int64_t{range.kv_head} * head_bytes),
-                   "r"(head_bytes)
-                   : "memory");
+      prefetch_to_l2(attention.pages + block * attention.block_bytes + int64_t{range.kv_head} * head_bytes, head_bytes);
     }
   }
 }
 
 /// Of the threads that do.
 __device__ inline void bring_barrier() {
-  asm volatile("bar.sync 2, %0;" ::"n"(kBringThreads) : "memory");
+  named_barrier<kBringThreads>(2);
 }
 
 /// Each of these warps brings some rows of every stage: a copy takes a warp some fifty cycles, a stage must not take

@@ -8,6 +8,7 @@
 
 #include "kernels_cuda/attention/split.cuh"
 #include "kernels_cuda/chain/room.cuh"
+#include "kernels_cuda/common/instructions.cuh"
 #include "kernels_cuda/gemm/row_product.cuh"
 
 namespace quire::gpu {
@@ -17,11 +18,6 @@ struct Entries {
   const ulonglong2* at = nullptr;  ///< null: what is wanted lies in memory
   uint32_t mark = 0;
 
-  __device__ static ulonglong2 load(const ulonglong2* from) {
-    ulonglong2 pair;
-    asm volatile("ld.relaxed.gpu.global.v2.u64 {%0, %1}, [%2];" : "=l"(pair.x), "=l"(pair.y) : "l"(from) : "memory");
-    return pair;
-  }
   __device__ bool marked(ulonglong2 pair) const {
     return static_cast<uint32_t>(pair.x >> 32) == mark && static_cast<uint32_t>(pair.y >> 32) == mark;
   }
@@ -42,8 +38,8 @@ struct Entries {
 #pragma unroll
       for (int i = 0; i < kCount; ++i) {
         if (!has(i)) continue;
-        raw[i][0] = load(at + first_of(i) / 2);
-        raw[i][1] = load(at + first_of(i) / 2 + 1);
+        raw[i][0] = load_relaxed(at + first_of(i) / 2);
+        raw[i][1] = load_relaxed(at + first_of(i) / 2 + 1);
       }
       complete = true;
 #pragma unroll
@@ -53,6 +49,7 @@ struct Entries {
         values[i] = {static_cast<uint32_t>(raw[i][0].x), static_cast<uint32_t>(raw[i][0].y),
                      static_cast<uint32_t>(raw[i][1].x), static_cast<uint32_t>(raw[i][1].y)};
       }
+      if (!complete) pause_between_polls();
     }
   }
 
@@ -60,8 +57,7 @@ struct Entries {
   /// waiting, and leaves the memory's time to others.
   __device__ void look_ahead(int count) const {
     const int entry = static_cast<int>(int64_t{count} * (threadIdx.x % 32) / 32) & ~1;
-    while (!marked(load(at + entry / 2))) {
-    }
+    while (!marked(load_relaxed(at + entry / 2))) pause_between_polls();
   }
 };
 
@@ -81,8 +77,7 @@ class Exchange {
   /// Entry `i` of what link number `link` writes.
   __device__ void put(const Link& written, int link, int i, uint32_t value) const {
     const uint64_t entry = uint64_t{mark_of(link)} << 32 | value;
-    asm volatile("st.relaxed.gpu.global.u64 [%0], %1;" ::"l"(program_.exchange + written.out + i), "l"(entry)
-                 : "memory");
+    store_relaxed(program_.exchange + written.out + i, entry);
   }
 
   /// The block that comes last leaves the counters as they were found.

@@ -41,7 +41,7 @@ __device__ void multiply(const Program& program, int link, const Exchange& excha
     float residual = 0.0f;
     if (adds) {
       if (residuals.at != nullptr) {
-        residual_pair = Entries::load(residual_at);
+        residual_pair = load_relaxed(residual_at);
       } else {
         residual = residual_of(product, unit, 0);
       }
@@ -78,7 +78,10 @@ __device__ void multiply(const Program& program, int link, const Exchange& excha
       };
       if (adds && residuals.at != nullptr) {
         const auto entry = [&] { return unit % 2 == 0 ? residual_pair.x : residual_pair.y; };
-        while (static_cast<uint32_t>(entry() >> 32) != residuals.mark) residual_pair = Entries::load(residual_at);
+        while (static_cast<uint32_t>(entry() >> 32) != residuals.mark) {
+          pause_between_polls();
+          residual_pair = load_relaxed(residual_at);
+        }
         residual = __uint_as_float(static_cast<uint32_t>(entry()));
       }
       value = finish<T>(product, unit, 0, sum_of(lane), product.rule.gated ? sum_of(lane + per_tile) : 0.0f, residual);

@@ -5,6 +5,7 @@
 
 #include "kernels_cuda/chain/program.h"
 #include "kernels_cuda/common/async_copy.cuh"
+#include "kernels_cuda/common/instructions.cuh"
 
 namespace quire::gpu {
 
@@ -42,12 +43,11 @@ struct Room {
   /// By all threads, before a barrier.
   __device__ void fetch_links(const Program& program) const {
     static_assert(sizeof(Link) % 8 == 0 && offsetof(Program, links) % 8 == 0);
-    const auto from = reinterpret_cast<uint64_t>(&program.links);
+    const auto* const from = reinterpret_cast<const uint64_t*>(&program.links);
     auto* const to = reinterpret_cast<uint64_t*>(links_);
     const int words = program.num_links * static_cast<int>(sizeof(Link) / 8);
     for (int i = static_cast<int>(threadIdx.x); i < words; i += static_cast<int>(blockDim.x)) {
-      // As memory: as parameters, lanes would read one after the other.
-      asm volatile("ld.u64 %0, [%1];" : "=l"(to[i]) : "l"(from + static_cast<uint64_t>(i) * 8));
+      to[i] = load_parameter(from + i);
     }
   }
 
@@ -83,7 +83,7 @@ __device__ inline int tiles_at_once(const RowProduct& product) {
 
 /// Of the threads that compute.
 __device__ inline void compute_barrier() {
-  asm volatile("bar.sync 1, %0;" ::"n"(kRowThreads) : "memory");
+  named_barrier<kRowThreads>(1);
 }
 
 }  // namespace quire::gpu

@@ -21,13 +21,8 @@
 #include <cstdint>
 
 #include "kernels_cuda/comm/peer_kernels.h"
+#include "kernels_cuda/common/instructions.cuh"
 #include "kernels_cuda/common/vendor.cuh"
-
-#if !defined(__CUDACC__)
-#include <atomic>
-#include <chrono>
-#include <thread>
-#endif
 
 namespace quire::gpu {
 
@@ -36,59 +31,13 @@ struct alignas(16) Line {
   uint64_t halves[2];
 };
 
-// Memory that other devices, or the host, write and read meanwhile. 8 bytes are stored and loaded as one; two of them
-// in one instruction.
-
 __device__ inline void store_line(Line* to, const Line& line) {
-#if defined(__CUDACC__)
-  asm volatile("st.relaxed.sys.global.v2.b64 [%0], {%1, %2};" ::"l"(to), "l"(line.halves[0]), "l"(line.halves[1])
-               : "memory");
-#else
-  std::atomic_ref(to->halves[0]).store(line.halves[0], std::memory_order_relaxed);
-  std::atomic_ref(to->halves[1]).store(line.halves[1], std::memory_order_relaxed);
-#endif
+  store_to_system(reinterpret_cast<ulonglong2*>(to), ulonglong2{line.halves[0], line.halves[1]});
 }
 
-__device__ inline Line load_line(Line* from) {
-  Line line;
-#if defined(__CUDACC__)
-  asm volatile("ld.relaxed.sys.global.v2.b64 {%0, %1}, [%2];"
-               : "=l"(line.halves[0]), "=l"(line.halves[1])
-               : "l"(from)
-               : "memory");
-#else
-  line.halves[0] = std::atomic_ref(from->halves[0]).load(std::memory_order_relaxed);
-  line.halves[1] = std::atomic_ref(from->halves[1]).load(std::memory_order_relaxed);
-#endif
-  return line;
-}
-
-__device__ inline uint32_t load_word(uint32_t* from) {
-#if defined(__CUDACC__)
-  uint32_t value;
-  asm volatile("ld.relaxed.sys.global.u32 %0, [%1];" : "=r"(value) : "l"(from) : "memory");
-  return value;
-#else
-  return std::atomic_ref(*from).load(std::memory_order_relaxed);
-#endif
-}
-
-__device__ inline void store_word(uint32_t* to, uint32_t value) {
-#if defined(__CUDACC__)
-  asm volatile("st.release.sys.global.u32 [%0], %1;" ::"l"(to), "r"(value) : "memory");
-#else
-  std::atomic_ref(*to).store(value, std::memory_order_release);
-#endif
-}
-
-__device__ inline uint64_t clock_ns() {
-#if defined(__CUDACC__)
-  uint64_t now;
-  asm volatile("mov.u64 %0, %globaltimer;" : "=l"(now));
-  return now;
-#else
-  return static_cast<uint64_t>(std::chrono::steady_clock::now().time_since_epoch().count());
-#endif
+__device__ inline Line load_line(const Line* from) {
+  const ulonglong2 pair = load_from_system(reinterpret_cast<const ulonglong2*>(from));
+  return {{pair.x, pair.y}};
 }
 
 /// One call of all ranks.
@@ -105,7 +54,6 @@ __device__ inline PeerCall peer_call(uint64_t count, const PeerView& peers) {
           .is_early = count < kFirstCalls};
 }
 
-#if defined(__CUDACC__)
 /// Which call this is. Every block adds its share of kTicketsPerCall to what is counted, so that the quotient is the
 /// same for all blocks of a call and one more for the next: there is no last block to be found.
 /// All threads of the block must come, after wait_for_previous().
@@ -119,7 +67,6 @@ __device__ inline PeerCall begin_call(const PeerView& peers) {
   __syncthreads();
   return peer_call(count, peers);
 }
-#endif
 
 /// A thread's patience: it looks up now and then whether it should go on waiting.
 class Patience {
@@ -129,9 +76,7 @@ class Patience {
 
   /// To be asked each time that data of rank `peer` has not come. False: give up, for good.
   __device__ bool lasts(int peer) {
-#if !defined(__CUDACC__)
-    std::this_thread::yield();
-#endif
+    pause_between_polls();
     return ++polls_ % kPollsPerLook != 0 || look_up(peer);
   }
 
@@ -143,9 +88,9 @@ class Patience {
     const uint64_t now = clock_ns();
     if (begin_ns_ == 0) begin_ns_ = now;
     const bool is_over = now - begin_ns_ > (is_early_ ? words_->first_limit_ns : words_->limit_ns);
-    if (load_word(&words_->stop) == kGoOn && !is_over) return true;
-    if (load_word(&words_->missing[rank_]) == 0) store_word(&words_->missing[rank_], static_cast<uint32_t>(peer) + 1);
-    if (load_word(&words_->stop) == kGoOn) store_word(&words_->stop, kWaitedTooLong);
+    if (load_from_system(&words_->stop) == kGoOn && !is_over) return true;
+    if (load_from_system(&words_->missing[rank_]) == 0) release_to_system(&words_->missing[rank_], static_cast<uint32_t>(peer) + 1);
+    if (load_from_system(&words_->stop) == kGoOn) release_to_system(&words_->stop, kWaitedTooLong);
     return false;
   }
 

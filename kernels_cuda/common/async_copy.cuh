@@ -26,6 +26,16 @@ __device__ inline void async_copy_16(void* shared, const void* global, bool vali
 #endif
 }
 
+/// The same with a policy of the second-level cache (bulk_copy.cuh).
+__device__ inline void async_copy_16(void* shared, const void* global, bool valid, uint64_t policy) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+  const int bytes = valid ? 16 : 0;
+  asm volatile("cp.async.cg.shared.global.L2::cache_hint [%0], [%1], 16, %2, %3;" ::"r"(shared_address(shared)),
+               "l"(global), "r"(bytes), "l"(policy)
+               : "memory");
+#endif
+}
+
 /// All copies of this thread since the last call are one group.
 __device__ inline void async_copy_commit() {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800

@@ -67,16 +67,6 @@ struct Form {
       sizeof(uint4) * kWarps * kRingVectors + sizeof(float) * 2 * kSums + sizeof(int) * kKnownTiles;
 };
 
-/// 16 bytes of weights, or zeros without a read.
-__device__ inline void copy_weights(void* shared, const void* global, bool valid, uint64_t policy) {
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
-  const int bytes = valid ? 16 : 0;
-  asm volatile("cp.async.cg.shared.global.L2::cache_hint [%0], [%1], 16, %2, %3;" ::"r"(shared_address(shared)),
-               "l"(global), "r"(bytes), "l"(policy)
-               : "memory");
-#endif
-}
-
 /// The tiles of rows that a block takes, one after the other. All its threads know the same.
 class Tiles {
  public:
@@ -143,7 +133,7 @@ class Reader {
       const bool inside = column < params_.k;
 #pragma unroll
       for (int i = 0; i < F::kGroups; ++i) {
-        copy_weights(to + (piece * F::kGroups + i) * 32, rows_[i] + (inside ? column : 0), inside && has_row_[i],
+        async_copy_16(to + (piece * F::kGroups + i) * 32, rows_[i] + (inside ? column : 0), inside && has_row_[i],
                      policy_);
       }
     }

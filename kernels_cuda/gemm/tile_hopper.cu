@@ -22,6 +22,7 @@
 
 #include "core/check.h"
 #include "kernels_cuda/common/launch.cuh"
+#include "kernels_cuda/gemm/operand.cuh"
 #include "kernels_cuda/gemm/tile_hopper.h"
 #include "kernels_cuda/gemm/tile_schedule.cuh"
 #include "kernels_cuda/gemm/tile_store.cuh"

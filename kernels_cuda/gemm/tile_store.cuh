@@ -7,6 +7,7 @@
 
 #include <cstddef>
 
+#include "kernels_cuda/common/instructions.cuh"
 #include "kernels_cuda/common/mma.cuh"
 #include "kernels_cuda/gemm/activate.cuh"
 #include "kernels_cuda/gemm/tile_schedule.cuh"
@@ -26,12 +27,12 @@ constexpr int kStagedFloatStride = 64 * 4 + 16;
 
 /// Of the threads that multiply.
 __device__ inline void product_barrier() {
-  asm volatile("bar.sync 1, %0;" ::"n"(kProductThreads) : "memory");
+  named_barrier<kProductThreads>(1);
 }
 
 /// Of the warpgroup.
 __device__ inline void warpgroup_barrier() {
-  asm volatile("bar.sync %0, 128;" ::"r"(2 + threadIdx.x / 128) : "memory");
+  named_barrier<128>(static_cast<int>(2 + threadIdx.x / 128));
 }
 
 /// Sums of kRows rows, of one thread.

@@ -128,14 +128,6 @@ __device__ inline void prefetch_map(const CUtensorMap& map) {
   asm volatile("prefetch.tensormap [%0];" ::"l"(&map) : "memory");
 }
 
-/// How an operand lies: rows of 64 16-bit elements, 128 bytes apart, swizzled by eight rows as the copies do it. To go
-/// 16 elements along K add 2.
-__device__ inline uint64_t operand(const void* shared) {
-  constexpr uint64_t kEightRows = 1024 / 16;
-  constexpr uint64_t kSwizzle128 = 1;
-  return (shared_address(shared) & 0x3ffff) / 16 | uint64_t{1} << 16 | kEightRows << 32 | kSwizzle128 << 62;
-}
-
 /// Change how many registers each thread of the warpgroup has: give some back, or take what others have given.
 template <int kRegisters>
 __device__ inline void give_registers() {
@@ -144,6 +136,13 @@ __device__ inline void give_registers() {
 template <int kRegisters>
 __device__ inline void take_registers() {
   asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(kRegisters));
+}
+
+/// What the compiler may not move across this: registers that products write while they are under way.
+template <int kCount>
+__device__ void hold(float (&values)[kCount]) {
+#pragma unroll
+  for (int i = 0; i < kCount; ++i) asm volatile("" : "+f"(values[i])::"memory");
 }
 
 /// Before the first product, and after registers of sums were touched.

@@ -8,14 +8,6 @@
 
 namespace quire::gpu {
 
-/// How values lie that are summed: rows of 64 16-bit components, 128 bytes apart, swizzled by eight rows as pages are;
-/// `column_bytes` from the first 64 components of all rows to the next. To go on by 16 rows add 128.
-__device__ inline uint64_t values_operand(uint32_t address, uint32_t column_bytes) {
-  constexpr uint64_t kEightRows = 1024 / 16;
-  constexpr uint64_t kSwizzle128 = 1;
-  return (address & 0x3ffff) / 16 | uint64_t{column_bytes / 16} << 16 | kEightRows << 32 | kSwizzle128 << 62;
-}
-
 /// d[64, kColumns] += a[64, 16] * b[16, kColumns]. Each warp holds 16 rows of a as multiply_add() of common/mma.cuh has
 /// them, and of d as WarpgroupProduct.
 template <typename T, int kColumns>
