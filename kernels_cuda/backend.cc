@@ -4,6 +4,7 @@
 
 #include "core/check.h"
 #include "kernels_cuda/comm/group.h"
+#include "kernels_cuda/comm/peers.h"
 #include "kernels_cuda/layouts.h"
 #include "kernels_cuda/ops.h"
 #include "kernels_cuda/portable/probe.h"
@@ -238,6 +239,10 @@ Communicators GpuBackend::connect(std::span<Backend* const> ranks) {
   const auto group = RankGroup::make(std::move(devices), deterministic);
   for (Backend* const rank : ranks) static_cast<GpuBackend*>(rank)->resources_.ranks = group;
   return communicators_of(group);
+}
+
+int64_t GpuBackend::connection_bytes(int num_ranks) const {
+  return num_ranks > 1 ? PeerExchange::bytes_of_rank() : 0;
 }
 
 }  // namespace quire::gpu

@@ -45,6 +45,7 @@ class GpuBackend final : public Backend {
   int64_t total_memory() const override;
   int num_threads() const override { return 1; }
   Communicators connect(std::span<Backend* const> ranks) override;
+  int64_t connection_bytes(int num_ranks) const override;
 
  private:
   void use_device() const;

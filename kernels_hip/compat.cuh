@@ -27,6 +27,10 @@ __device__ inline Half half_of_bits(uint16_t bits) {
   return __ushort_as_half(bits);
 }
 
+#if !defined(QUIRE_DYNAMIC_SHARED)  // as tests may have it
+#define QUIRE_DYNAMIC_SHARED(type, name) extern __shared__ __align__(128) type name[]
+#endif
+
 // One kernel after the other.
 
 __device__ inline void wait_for_previous() {}

@@ -72,8 +72,8 @@ cpp() {
   say "the HIP backend, compiled for AMD"
   tests/hip_targets.sh > "$build/hip_targets.out" || { cat "$build/hip_targets.out"; exit 1; }
   tail -n 3 "$build/hip_targets.out"
-  say "the HIP backend on the CPU"
-  tests/hip_on_cpu.sh "$build/release/tests/cpp/accelerators"
+  say "the CUDA and HIP backends on the CPU"
+  tests/gpu_on_cpu.sh "$build/release/tests/cpp/accelerators"
 }
 
 sanitize() {

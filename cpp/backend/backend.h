@@ -18,7 +18,7 @@ class Communicator;
 
 /// Raised with every change of this folder's headers; a backend loaded as a shared object must have been built with the
 /// same.
-constexpr int kBackendInterfaceVersion = 6;
+constexpr int kBackendInterfaceVersion = 7;
 
 /// An ordered queue of work on one device. Ops on a stream run one after the other; synchronize() waits for all.
 class Stream {
@@ -131,6 +131,9 @@ class Backend {
   /// the ranks' memory is the host's, which needs nothing of a backend (comm/connect.h).
   /// Raises: kUnsupported with what is missing and what to do, kOutOfMemory.
   virtual std::vector<std::unique_ptr<Communicator>> connect(std::span<Backend* const> ranks) = 0;
+
+  /// Bytes of a rank's device memory that connect() allocates, at most; what a library takes for itself is not known.
+  virtual int64_t connection_bytes(int num_ranks) const = 0;
 };
 
 }  // namespace quire

@@ -113,19 +113,19 @@ OpenModel open_model(const EngineConfig& config) {
                          .record_graphs = !config.enforce_eager};
   runner.rows_per_slice = model.rows_per_slice = fewest_rows_per_slice(spec, model.backends, runner);
   const Backend& least = scarcest(model.backends, config.gpu_memory_utilization);
-  const MemoryPlan memory =
-      plan_memory({.num_ranks = rank.num_ranks,
-                   .weight_bytes = held.bytes,
-                   .workspace_bytes = Runner::workspace_bytes(spec, backend, runner),
-                   .kv_block_bytes = kv_bytes_per_block(spec, backend, model.kv_dtype, config.block_size),
-                   // The host's is all ranks'.
-                   .available_bytes = least.available_memory() / (is_gpu ? 1 : rank.num_ranks),
-                   .total_bytes = least.total_memory() / (is_gpu ? 1 : rank.num_ranks),
-                   .host_available_bytes = available_host_memory(),
-                   .host_total_bytes = total_host_memory(),
-                   .own_memory = is_gpu,
-                   .max_positions = spec.max_positions},
-                  config);
+  const MemoryPlan memory = plan_memory(
+      {.num_ranks = rank.num_ranks,
+       .weight_bytes = held.bytes,
+       .workspace_bytes = Runner::workspace_bytes(spec, backend, runner) + backend.connection_bytes(rank.num_ranks),
+       .kv_block_bytes = kv_bytes_per_block(spec, backend, model.kv_dtype, config.block_size),
+       // The host's is all ranks'.
+       .available_bytes = least.available_memory() / (is_gpu ? 1 : rank.num_ranks),
+       .total_bytes = least.total_memory() / (is_gpu ? 1 : rank.num_ranks),
+       .host_available_bytes = available_host_memory(),
+       .host_total_bytes = total_host_memory(),
+       .own_memory = is_gpu,
+       .max_positions = spec.max_positions},
+      config);
   if (resolved.tokenizer.empty()) resolved.tokenizer = resolved.model;
   resolved.dtype = dtype_name(model.dtype);
   resolved.max_model_len = memory.max_model_len;

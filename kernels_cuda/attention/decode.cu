@@ -309,7 +309,7 @@ template <typename T, int kDim>
 __global__ void __launch_bounds__(32 * Shape<kDim>::kMaxWarps, 1) decode_kernel(const AttentionProblem problem) {
   using S = Shape<kDim>;
   const int warps = static_cast<int>(blockDim.x) / 32;
-  extern __shared__ __align__(128) std::byte shared[];
+  QUIRE_DYNAMIC_SHARED(std::byte, shared);
   std::byte* const rings = shared;
   std::byte* const barriers = rings + warps * S::kRingBytes;
   int* const lists = reinterpret_cast<int*>(barriers + warps * S::kStages * 8);
@@ -499,6 +499,8 @@ void run_any(const AttentionProblem& problem, const GpuStream& stream) {
     case 96: return run<T, 96>(problem, stream);
     case 112: return run<T, 112>(problem, stream);
     case 128: return run<T, 128>(problem, stream);
+    case 160: return run<T, 160>(problem, stream);
+    case 192: return run<T, 192>(problem, stream);
     case 256: return run<T, 256>(problem, stream);
     default: QUIRE_CHECK(false, "head_dim=", problem.head_dim);
   }

@@ -23,7 +23,7 @@ bool suits_tensor_cores(const AttentionArgs& args, const Device& device) {
 }
 
 bool has_common_width(const KvLayer& kv) {
-  constexpr int32_t kDims[] = {64, 80, 96, 112, 128, 256};
+  constexpr int32_t kDims[] = {64, 80, 96, 112, 128, 160, 192, 256};
   return !kv.values_in_keys && kv.head_dim == kv.v_head_dim &&
          std::find(std::begin(kDims), std::end(kDims), kv.head_dim) != std::end(kDims);
 }

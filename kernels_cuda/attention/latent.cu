@@ -100,7 +100,7 @@ struct Sums {
 
 template <typename T>
 __global__ void __launch_bounds__(kThreads, 1) latent_kernel(const AttentionProblem problem, const Mode mode) {
-  extern __shared__ __align__(128) std::byte shared[];
+  QUIRE_DYNAMIC_SHARED(std::byte, shared);
   std::byte* const stages = shared + kCellBytes;
   float* const scores = reinterpret_cast<float*>(stages + kStages * kStageBytes);
   int* const lists = reinterpret_cast<int*>(shared + kFixedBytes);

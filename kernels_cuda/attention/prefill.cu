@@ -38,7 +38,7 @@ __global__ void __launch_bounds__(kThreads, 2)
   using S = Shape<kDim>;
   using C = Cell<kDim>;
   constexpr int kTiles = S::kTiles;
-  extern __shared__ __align__(128) std::byte shared[];
+  QUIRE_DYNAMIC_SHARED(std::byte, shared);
   std::byte* const stages = shared + S::kQBytes;
   __shared__ __align__(8) uint64_t barriers[kStages];
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
@@ -311,6 +311,8 @@ void run_any(const AttentionProblem& problem, bool single_queries_too, const Gpu
     case 96: return run<T, 96>(problem, single_queries_too, stream);
     case 112: return run<T, 112>(problem, single_queries_too, stream);
     case 128: return run<T, 128>(problem, single_queries_too, stream);
+    case 160: return run<T, 160>(problem, single_queries_too, stream);
+    case 192: return run<T, 192>(problem, single_queries_too, stream);
     case 256: return run<T, 256>(problem, single_queries_too, stream);
     default: QUIRE_CHECK(false, "head_dim=", problem.head_dim);
   }

@@ -322,7 +322,7 @@ __global__ void __launch_bounds__(kThreads, 1)
     hopper_kernel(const AttentionProblem problem, const bool single_queries_too) {
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
   using S = Shape<kDim>;
-  extern __shared__ std::byte unaligned[];
+  QUIRE_DYNAMIC_SHARED(std::byte, unaligned);
   std::byte* const shared = unaligned + (1024 - shared_address(unaligned) % 1024) % 1024;
   std::byte* const stages = shared + S::kQBytes;
   __shared__ Barriers barriers;

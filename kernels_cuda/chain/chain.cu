@@ -128,7 +128,7 @@ __device__ inline void bring_barrier() {
 template <typename T, int kDim>
 __global__ void __launch_bounds__(kThreads, 1) chain_kernel(const __grid_constant__ Program program) {
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
-  extern __shared__ __align__(128) std::byte shared[];
+  QUIRE_DYNAMIC_SHARED(std::byte, shared);
   const Room room(shared, program);
   if (static_cast<int>(threadIdx.x) < program.num_stages) {
     barrier_init(room.full + threadIdx.x * 8, kBringWarps);

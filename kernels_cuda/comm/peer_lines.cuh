@@ -89,7 +89,8 @@ class Patience {
     if (begin_ns_ == 0) begin_ns_ = now;
     const bool is_over = now - begin_ns_ > (is_early_ ? words_->first_limit_ns : words_->limit_ns);
     if (load_from_system(&words_->stop) == kGoOn && !is_over) return true;
-    if (load_from_system(&words_->missing[rank_]) == 0) release_to_system(&words_->missing[rank_], static_cast<uint32_t>(peer) + 1);
+    if (load_from_system(&words_->missing[rank_]) == 0)
+      release_to_system(&words_->missing[rank_], static_cast<uint32_t>(peer) + 1);
     if (load_from_system(&words_->stop) == kGoOn) release_to_system(&words_->stop, kWaitedTooLong);
     return false;
   }

@@ -96,6 +96,10 @@ std::unique_ptr<PeerExchange> PeerExchange::open(const std::vector<int>& devices
   return std::unique_ptr<PeerExchange>(new PeerExchange(std::move(state)));
 }
 
+int64_t PeerExchange::bytes_of_rank() {
+  return 2 * kBufferBytes + static_cast<int64_t>(sizeof(*PeerView::tickets));
+}
+
 void PeerExchange::all_reduce(int rank, const AllReduceArgs& args, const GpuStream& stream) {
   const PeerView& peers = state_->views[static_cast<size_t>(rank)];
   cut_reduce(args, peers.num_ranks, kBufferLines, share_from_bytes(peers.num_ranks),

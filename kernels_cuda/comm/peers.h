@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstdint>
 #include <memory>
 #include <string>
 #include <vector>
@@ -19,6 +20,9 @@ class PeerExchange {
   /// `devices`: one for each rank; the same one may stand there twice. `words` outlives this.
   static std::unique_ptr<PeerExchange> open(const std::vector<int>& devices, RankWords* words, std::string& why_not);
   ~PeerExchange();
+
+  /// Device memory of each rank.
+  static int64_t bytes_of_rank();
 
   void all_reduce(int rank, const AllReduceArgs& args, const GpuStream& stream);
   void all_gather(int rank, const AllGatherArgs& args, const GpuStream& stream);

@@ -1,12 +1,29 @@
-// Instructions that CUDA C++ has no words for. All of PTX is here and in async_copy.cuh, bulk_copy.cuh, mma.cuh,
-// nvidia.cuh and gemm/warpgroup*.cuh, which tests/gpu_on_cpu replaces: other files are C++ with threads.
+// Instructions that CUDA C++ has no words for. All of PTX is here and in async_copy.cuh, bulk_copy.cuh, mma.cuh and
+// gemm/warpgroup*.cuh, which tests/cuda_on_cpu replaces: other files are C++ with threads.
 #pragma once
 
 #include <cuda_runtime.h>
 
 #include <cstdint>
 
+/// Declares `name`: the shared memory whose size a launch gives.
+#define QUIRE_DYNAMIC_SHARED(type, name) extern __shared__ __align__(128) type name[]
+
 namespace quire::gpu {
+
+// Launches that overlap: launch.cuh says how.
+
+__device__ inline void wait_for_previous() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+
+__device__ inline void let_next_start() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
 
 /// 2^x; 0 for -infinity.
 __device__ inline float power_of_two(float x) {

@@ -6,6 +6,7 @@
 
 #include <cstdint>
 
+#include "kernels_cuda/common/instructions.cuh"
 #include "kernels_cuda/common/nvidia.h"
 
 namespace quire::gpu {
@@ -40,20 +41,6 @@ __device__ inline float load_past_l1(const float* memory) {
 }
 __device__ inline uint4 load_past_l1(const uint4* memory) {
   return __ldcg(memory);
-}
-
-// Launches that overlap: launch.cuh says how.
-
-__device__ inline void wait_for_previous() {
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-  asm volatile("griddepcontrol.wait;" ::: "memory");
-#endif
-}
-
-__device__ inline void let_next_start() {
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
-#endif
 }
 
 // Lanes of a warp. All lanes must come along unless it is said otherwise.

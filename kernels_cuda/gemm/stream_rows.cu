@@ -134,7 +134,7 @@ class Reader {
 #pragma unroll
       for (int i = 0; i < F::kGroups; ++i) {
         async_copy_16(to + (piece * F::kGroups + i) * 32, rows_[i] + (inside ? column : 0), inside && has_row_[i],
-                     policy_);
+                      policy_);
       }
     }
     ++step_;
@@ -185,7 +185,7 @@ class Reader {
 
 template <typename T, typename F>
 __global__ void __launch_bounds__(kThreads, 2) stream_rows_kernel(const Params params) {
-  extern __shared__ uint4 shared[];
+  QUIRE_DYNAMIC_SHARED(uint4, shared);
   float* const sums = reinterpret_cast<float*>(shared + kWarps * F::kRingVectors);
   int* const known_tiles = reinterpret_cast<int*>(sums + 2 * F::kSums);
   T* const x_shared = reinterpret_cast<T*>(known_tiles + kKnownTiles);

@@ -314,7 +314,7 @@ __device__ void store_tile(const TileProduct& product, const Place& place, const
 template <typename T, int kRows, bool kChunked>
 __global__ void __launch_bounds__(kThreads, kBlocksPerMultiprocessor) tile_kernel(const TileProduct product) {
   using S = Shape<kRows>;
-  extern __shared__ __align__(128) unsigned char shared[];
+  QUIRE_DYNAMIC_SHARED(unsigned char, shared);
   T* const stages = reinterpret_cast<T*>(shared);
   let_next_start();
   // Row tiles are made by an earlier kernel. Without them, weights can be read before the wait.

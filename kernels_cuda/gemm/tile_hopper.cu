@@ -381,7 +381,7 @@ __global__ void __launch_bounds__(Shape<kRows>::kThreads, Shape<kRows>::kBlocksP
                        const __grid_constant__ TileProduct product) {
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
   using S = Shape<kRows>;
-  extern __shared__ std::byte shared[];
+  QUIRE_DYNAMIC_SHARED(std::byte, shared);
   std::byte* const stages = shared + (1024 - shared_address(shared) % 1024) % 1024;
   auto* const barriers =
       reinterpret_cast<Barriers<kRows>*>(stages + S::kStages * S::kStageBytes + 2 * S::kStagingBytes);

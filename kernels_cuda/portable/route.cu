@@ -225,7 +225,7 @@ class TokenRouter {
 
 template <int kPerLane>
 __global__ void __launch_bounds__(kMaxWarps * 32) route_kernel(const __grid_constant__ Routing routing) {
-  extern __shared__ float shared[];
+  QUIRE_DYNAMIC_SHARED(float, shared);
   let_next_start();
   wait_for_previous();
   const unsigned warp = threadIdx.x / 32;

@@ -323,6 +323,8 @@ void run_any(const AttentionProblem& problem, const GpuStream& stream) {
     case 96: return run<T, 96>(problem, stream);
     case 112: return run<T, 112>(problem, stream);
     case 128: return run<T, 128>(problem, stream);
+    case 160: return run<T, 160>(problem, stream);
+    case 192: return run<T, 192>(problem, stream);
     case 256: return run<T, 256>(problem, stream);
     default: QUIRE_CHECK(false, "head_dim=", problem.head_dim);
   }

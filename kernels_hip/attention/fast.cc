@@ -16,7 +16,7 @@ bool is_aligned(const Tensor& tensor) {
 }
 
 bool has_kernel(const KvLayer& kv, int lanes) {
-  constexpr int32_t kDims[] = {64, 80, 96, 112, 128, 256};
+  constexpr int32_t kDims[] = {64, 80, 96, 112, 128, 160, 192, 256};
   // The rows of 256 do not fit the registers of waves of 32 lanes.
   if (lanes == 0 || (lanes == 32 && kv.head_dim > 128)) return false;
   return !kv.values_in_keys && kv.head_dim == kv.v_head_dim &&

@@ -258,6 +258,8 @@ void run_any(const AttentionProblem& problem, bool single_queries_too, const Gpu
     case 96: return run<T, 96>(problem, single_queries_too, stream);
     case 112: return run<T, 112>(problem, single_queries_too, stream);
     case 128: return run<T, 128>(problem, single_queries_too, stream);
+    case 160: return run<T, 160>(problem, single_queries_too, stream);
+    case 192: return run<T, 192>(problem, single_queries_too, stream);
     case 256: return run<T, 256>(problem, single_queries_too, stream);
     default: QUIRE_CHECK(false, "head_dim=", problem.head_dim);
   }

@@ -314,7 +314,7 @@ __host__ __device__ constexpr int total_floats(int tokens) {
 
 template <typename T, int kTokens>
 __global__ void __launch_bounds__(kThreads, kTokens == 1 ? kMostBlocks : 2) stream_rows_kernel(const Params params) {
-  extern __shared__ float shared[];
+  QUIRE_DYNAMIC_SHARED(float, shared);
   constexpr int kTotals = kRows * kTokens;
   Chunk* const x_shared = reinterpret_cast<Chunk*>(shared + total_floats(kTokens));
   const int lane = static_cast<int>(threadIdx.x) % 32;

@@ -2,7 +2,8 @@
 """Check which room includes which: the table below is the architecture, and a wrong include fails the build.
 
 A room is a folder of cpp/, a kernel tree or the bindings. Every quoted include of a source file must lead into the
-room itself, `core`, or a room that its row names.
+room itself, `core`, or a room that its row names. And PTX is written only in files of kernels_cuda for which
+tests/cuda_on_cpu has another one.
 """
 
 from __future__ import annotations
@@ -79,6 +80,8 @@ FOLDERS = {
     "kernels_cuda": "kernels_cuda",
     "kernels_hip": "kernels_hip",
 }
+FOR_CPU = ROOT / "tests/cuda_on_cpu"
+PTX = re.compile(r"^\s*asm\b", re.MULTILINE)
 INCLUDE = re.compile(r'^\s*#\s*include\s+"([^"]+)"', re.MULTILINE)
 SUFFIXES = {".h", ".cc", ".inl", ".cu", ".cuh", ".hip"}
 
@@ -124,7 +127,10 @@ def main() -> int:
                 problems.append(f"{source}: room '{room}' has no row in tests/lint/layers.py")
                 continue
             checked += 1
-            for include in INCLUDE.findall(path.read_text()):
+            text = path.read_text()
+            if room == "kernels_cuda" and PTX.search(text) and not (FOR_CPU / source).exists():
+                problems.append(f"{source}: PTX belongs into kernels_cuda/common/instructions.cuh")
+            for include in INCLUDE.findall(text):
                 if not allowed(room, source, include):
                     problems.append(f"{source}: room '{room}' may not include \"{include}\"")
     print("\n".join(problems) if problems else f"layers: {checked} files follow the include rules")

@@ -42,6 +42,7 @@ class CpuBackend final : public Backend {
   int64_t total_memory() const override;
   int num_threads() const override { return pool_.size(); }
   Communicators connect(std::span<Backend* const>) override { return {}; }
+  int64_t connection_bytes(int) const override { return 0; }
 
  private:
   Isa isa_;

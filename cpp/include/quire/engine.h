@@ -40,7 +40,7 @@ struct MemoryPlan {
   int64_t weight_bytes = 0;
   int64_t kv_cache_bytes = 0;
   int64_t kv_bytes_per_token = 0;
-  int64_t workspace_bytes = 0;
+  int64_t workspace_bytes = 0;  ///< and, between several ranks, what they send each other by
   /// Page-locked memory of the host for what is swapped out, and the blocks that it holds; 0 on the CPU.
   int64_t swap_space_bytes = 0;
   int32_t num_swap_blocks = 0;

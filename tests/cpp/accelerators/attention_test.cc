@@ -339,7 +339,7 @@ const DType kTypes[] = {DType::kBFloat16, DType::kFloat16, DType::kFloat32};
 TEST(attention, every_width_gives_the_defined_result) {
   QUIRE_NEED_ACCELERATOR();
   for (const DType dtype : kTypes) {
-    for (const int32_t dim : {64, 80, 96, 112, 128, 256, 120, 192, 8, 24, 33, 1, 260}) {
+    for (const int32_t dim : {64, 80, 96, 112, 128, 160, 192, 256, 120, 8, 24, 33, 1, 260}) {
       Shape shape = of_type(dtype);
       shape.head_dim = shape.v_head_dim = dim;
       for (const auto& sequences : {kDecodeStep, kMixedStep, kPrompt}) expect_right(shape, sequences);

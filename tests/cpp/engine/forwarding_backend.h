@@ -51,6 +51,7 @@ class ForwardingBackend : public Backend {
   int64_t total_memory() const override { return real_->total_memory(); }
   int num_threads() const override { return real_->num_threads(); }
   Communicators connect(std::span<Backend* const> ranks) override { return real_->connect(ranks); }
+  int64_t connection_bytes(int num_ranks) const override { return real_->connection_bytes(num_ranks); }
 
  protected:
   std::unique_ptr<Backend> real_;

@@ -57,7 +57,7 @@ const std::vector<StepSequence> kMixedStep = {
 };
 
 TEST_P(AttentionTest, every_head_dim_gives_the_defined_result) {
-  for (const int32_t dim : {64, 80, 96, 112, 120, 128, 192, 256, 8, 24, 33, 1, 260}) {
+  for (const int32_t dim : {64, 80, 96, 112, 120, 128, 160, 192, 256, 8, 24, 33, 1, 260}) {
     AttentionShape shape;
     shape.head_dim = shape.v_head_dim = dim;
     expect_right(machine, shape, kMixedStep);

@@ -63,6 +63,7 @@ class HostBackend : public Backend {
   int64_t total_memory() const override { return int64_t{1} << 31; }
   int num_threads() const override { return 1; }
   Communicators connect(std::span<Backend* const>) override { return {}; }
+  int64_t connection_bytes(int) const override { return 0; }
 
   size_t moe_bytes = 0;  ///< per token and expert it goes to
   bool records = false;

@@ -78,6 +78,7 @@ class PlainBackend : public Backend {
   int64_t total_memory() const override { return 0; }
   int num_threads() const override { return 1; }
   Communicators connect(std::span<Backend* const>) override { return {}; }
+  int64_t connection_bytes(int) const override { return 0; }
 
   static float element(const Tensor& matrix, int64_t row, int64_t column) {
     const int64_t offset = row * matrix.strides[0] + column * matrix.strides[1];

@@ -13,16 +13,16 @@ namespace quire::gpu {
 static_assert(QUIRE_HIP_WAVE == 32 || QUIRE_HIP_WAVE == 64);
 
 struct Wave {
-  static int lane() { return hip_on_cpu::thread_number() % QUIRE_HIP_WAVE; }
+  static int lane() { return gpu_on_cpu::thread_number() % QUIRE_HIP_WAVE; }
 
   template <typename T>
   static T read(T value, int from, uint32_t lanes) {
     static_assert(sizeof(T) <= sizeof(uint64_t));
-    if (from / 32 != lane() / 32) hip_on_cpu::fail("reads a lane of the other warp");
+    if (from / 32 != lane() / 32) gpu_on_cpu::fail("reads a lane of the other warp");
     if (is_alone(lanes)) return value;
     uint64_t bits = 0;
     std::memcpy(&bits, &value, sizeof(value));
-    bits = hip_on_cpu::bring_together(bits)[from % 32];
+    bits = gpu_on_cpu::bring_together(bits)[from % 32][0];
     std::memcpy(&value, &bits, sizeof(value));
     return value;
   }
@@ -31,20 +31,20 @@ struct Wave {
     const uint32_t own = uint32_t{vote} << lane() % 32;
     if (is_alone(lanes)) return in_own_half(own);
     uint32_t votes = 0;
-    for (const uint64_t one : hip_on_cpu::bring_together(own)) votes |= static_cast<uint32_t>(one);
+    for (const auto& one : gpu_on_cpu::bring_together(own)) votes |= static_cast<uint32_t>(one[0]);
     return in_own_half(votes);
   }
 
   static uint64_t active() { return in_own_half(1u << lane() % 32); }
   static int lowest(uint32_t lanes) { return __ffs(static_cast<int>(lanes)) - 1; }
-  static void sync() { hip_on_cpu::sync_lanes(32); }
-  static void sync_both_halves() { hip_on_cpu::sync_lanes(64); }
+  static void sync() { gpu_on_cpu::sync_lanes(32); }
+  static void sync_both_halves() { gpu_on_cpu::sync_lanes(64); }
 
  private:
   /// All of the warp come along, or this lane only: active() says nothing else.
   static bool is_alone(uint32_t lanes) {
     if (lanes == 0xffffffffu) return false;
-    if (lanes != 1u << lane() % 32) hip_on_cpu::fail("asks some lanes of a warp");
+    if (lanes != 1u << lane() % 32) gpu_on_cpu::fail("asks some lanes of a warp");
     return true;
   }
 

@@ -9,7 +9,7 @@
 #include <vector>
 
 #include "core/dtype.h"
-#include "hip/hip_runtime.h"
+#include "gpu_on_cpu/runtime.h"
 
 namespace {
 
@@ -66,11 +66,11 @@ struct Member {
 
   /// `make` makes this rank's result of what all ranks have.
   template <typename Make>
-  int exchange(const void* x, void* out, hipStream_t stream, Make make) {
+  int exchange(const void* x, void* out, gpu_on_cpu::Stream* stream, Make make) {
     int status = kDone;
     auto shared = group;
     const size_t own = rank;
-    hip_on_cpu::enqueue(stream, [shared, own, x, out, make, is_recorded = stream->recording != nullptr, &status] {
+    gpu_on_cpu::enqueue(stream, [shared, own, x, out, make, is_recorded = stream->is_recorded(), &status] {
       const auto fail = [&] {
         if (!is_recorded) status = kInternalError;
       };
@@ -117,7 +117,8 @@ int ncclCommAbort(void* member) {
   return kDone;
 }
 
-int ncclAllReduce(const void* x, void* out, size_t count, int type, int operation, void* member, hipStream_t stream) {
+int ncclAllReduce(const void* x, void* out, size_t count, int type, int operation, void* member,
+                  gpu_on_cpu::Stream* stream) {
   if (operation != 0 || type == kInt8) return kInvalidArgument;
   return static_cast<Member*>(member)->exchange(x, out, stream, [count, type](const Group& group) {
     std::vector<uint8_t> result(count * bytes_of(type));
@@ -131,7 +132,7 @@ int ncclAllReduce(const void* x, void* out, size_t count, int type, int operatio
   });
 }
 
-int ncclAllGather(const void* x, void* out, size_t count, int type, void* member, hipStream_t stream) {
+int ncclAllGather(const void* x, void* out, size_t count, int type, void* member, gpu_on_cpu::Stream* stream) {
   return static_cast<Member*>(member)->exchange(x, out, stream, [count, type](const Group& group) {
     const size_t bytes = count * bytes_of(type);
     std::vector<uint8_t> result(bytes * group.parts.size());
