@@ -96,6 +96,14 @@ python_tests() {
   say "Python tests"
   # From elsewhere, so that the installed package is tested and not the source folder.
   (cd "$build" && python -m pytest "$root/tests/python" "$root/tests/parity" -q -p no:cacheprovider --rootdir "$root/tests")
+  local backends=$build/gpu_on_cpu/64/backends
+  [ -e "$backends/libquire_cuda.so" ] || return 0  # from step cpp
+  say "some golden checkpoints on the CUDA backend on the CPU"
+  # What they have of their own, decoded as users get it, in chains too.
+  local families="llama_gqa_bfloat16 or falcon_40b or mixtral or deepseek_v2 or gemma2 or gpt_oss or mpt_clip or bloom or chatglm3 or phi3_longrope or opt_125m"
+  (cd "$build" && QUIRE_TEST_DEVICE=cuda QUIRE_BACKEND_PATH=$backends QUIRE_CHAIN=always \
+    python -m pytest "$root/tests/parity/test_golden.py" -q -p no:cacheprovider --rootdir "$root/tests" \
+    -k "as_users and (float32 or bfloat16-0) and ($families)")
 }
 
 steps=("$@")

@@ -16,7 +16,9 @@ void normed_linear(const NormedLinearArgs& args, Stream& stream) {
   rows.bias = args.bias;
   rows.activation = args.has_activation ? &args.activation : nullptr;
   rows.out = args.out;
-  if (may_stream && stream_rows_fits(rows, gpu.device())) return chain_or_stream_rows(rows, gpu);
+  // The kernel rounds the norm to the type of the weights.
+  const bool rounds = args.norm.out.dtype == args.weight->dtype;
+  if (may_stream && rounds && stream_rows_fits(rows, gpu.device())) return chain_or_stream_rows(rows, gpu);
 
   norm(args.norm, stream);
   rows.x = args.norm.out;

@@ -390,10 +390,17 @@ Helpers& helpers() {
   return all;
 }
 
+std::atomic<uint64_t> num_launches{0};
+
 }  // namespace
+
+uint64_t gpu_on_cpu_launches() {
+  return num_launches;
+}
 
 void run(dim3 grid, dim3 block, size_t shared_bytes, uint32_t together, const std::function<void()>& kernel) {
   const uint64_t size = uint64_t{block.x} * block.y * block.z;
+  ++num_launches;
   blockIdx = {0, 0, 0};
   if (size == 0 || size > kMostThreads || size % kWarp != 0) fail("has a block of a size that may not be");
   if (shared_bytes > kMostSharedBytes) fail("wants more shared memory than there is");

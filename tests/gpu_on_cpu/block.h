@@ -38,6 +38,9 @@ constexpr size_t kMostSharedBytes = 227 << 10;  ///< of a block, as NVIDIA's har
 /// divides the grid's x.
 void run(dim3 grid, dim3 block, size_t shared_bytes, uint32_t together, const std::function<void()>& kernel);
 
+/// Kernels launched so far. By this name, for tests that look whether the library is there.
+extern "C" uint64_t gpu_on_cpu_launches();
+
 /// End the process: a kernel did what it may not.
 [[noreturn]] void fail(const char* what);
 

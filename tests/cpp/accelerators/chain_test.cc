@@ -1,4 +1,5 @@
 // Ops of one token in a row, which a backend may compute in one go, against the same ops each waited for.
+#include <dlfcn.h>
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -353,6 +354,19 @@ TEST_F(ChainTest, what_reads_nothing_of_the_op_before) {
   for (int i = 0; i < 300; ++i) enqueue(again);
   stream->synchronize();
   EXPECT_TRUE(again.row_bits_equal(0, out, 0));
+}
+
+TEST_F(ChainTest, layers_are_one_kernel) {
+  // On a GPU only its time shows it.
+  void* const library = dlopen("libgpu_on_cpu.so", RTLD_NOW | RTLD_NOLOAD);
+  if (library == nullptr) GTEST_SKIP() << "not a GPU on the CPU, whose launches are counted";
+  const auto launches = reinterpret_cast<uint64_t (*)()>(dlsym(library, "gpu_on_cpu_launches"));
+  Model model({}, 100);
+  model.reset();
+  const uint64_t before = launches();
+  model.enqueue(false);
+  model.stream().synchronize();
+  EXPECT_EQ(launches() - before, 1u);
 }
 
 TEST_F(ChainTest, recorded) {

@@ -369,12 +369,14 @@ struct NormedCase {
   ActivationRule rule;
   DType out = DType::kFloat32;
   bool plain_weight = false;  ///< no weight of the norm
+  bool in_float32 = false;    ///< activations, whatever the weights are
+  DType activations() const { return in_float32 ? DType::kFloat32 : dtype; }
 };
 
 void check_normed(const NormedCase& c) {
   SCOPED_TRACE(std::string(dtype_name(c.dtype)) + ", T " + std::to_string(c.tokens) + ", N " + std::to_string(c.n) +
                ", D " + std::to_string(c.d) + ", activation " + std::to_string(static_cast<int>(c.rule.kind)) +
-               (c.rule.gated ? " gated" : ""));
+               (c.rule.gated ? " gated" : "") + (c.in_float32 ? " in float32" : ""));
   Backend& backend = *accelerator();
   const auto stream = backend.create_stream();
   const bool layer = c.kind == NormKind::kLayer;
@@ -386,9 +388,9 @@ void check_normed(const NormedCase& c) {
   Numbers norm_bias = Numbers::random(DType::kFloat32, 1, c.d, 4);
   Numbers bias = random_bias(c.dtype, c.n, 5);
   const int64_t width = c.rule.gated ? c.n / 2 : c.n;
-  Numbers room(c.dtype, c.tokens, c.d);
-  Numbers up(c.dtype, c.tokens, c.n);
-  Numbers out(c.has_activation ? c.dtype : c.out, c.tokens, width);
+  Numbers room(c.activations(), c.tokens, c.d);
+  Numbers up(c.activations(), c.tokens, c.n);
+  Numbers out(c.has_activation ? c.activations() : c.out, c.tokens, width);
   NormedLinearArgs args;
   args.norm = {.kind = c.kind, .eps = 1e-5f, .x = x.tensor(), .weight = {}, .bias = {}, .out = room.tensor()};
   if (!c.plain_weight) args.norm.weight = norm_weight.vector();
@@ -405,7 +407,7 @@ void check_normed(const NormedCase& c) {
     double mean = 0.0, square = 0.0;
     for (int64_t i = 0; layer && i < c.d; ++i) mean += x.get(t, i) / static_cast<double>(c.d);
     for (int64_t i = 0; i < c.d; ++i) square += std::pow(x.get(t, i) - mean, 2) / static_cast<double>(c.d);
-    Numbers normed(c.dtype, 1, c.d);
+    Numbers normed(c.activations(), 1, c.d);
     for (int64_t i = 0; i < c.d; ++i) {
       normed.set(0, i,
                  static_cast<float>((x.get(t, i) - mean) / std::sqrt(square + 1e-5) *
@@ -425,7 +427,7 @@ void check_normed(const NormedCase& c) {
         if (c.rule.gated) expected *= other + c.rule.offset;
       }
       // Without fusion both halves are rounded before the activation.
-      const double bound = c.dtype == DType::kFloat32 ? 1e-4 : 4.0 * test::rounding_of(c.dtype);
+      const double bound = c.activations() == DType::kFloat32 ? 1e-4 : 4.0 * test::rounding_of(c.dtype);
       ASSERT_TRUE(test::near(out.get(t, f), expected, bound)) << "row " << t << ", column " << f;
     }
   }
@@ -442,6 +444,21 @@ TEST(NormedLinear, is_norm_linear_and_activation) {
       check_normed({dtype, tokens, 24, 5000, NormKind::kLayer, false, false, {}, DType::kFloat32});
       check_normed({dtype, tokens, 600, 264, NormKind::kRms, true, true, {.kind = Activation::kSilu, .gated = true}});
       if (HasFatalFailure()) return;
+    }
+  }
+}
+
+TEST(NormedLinear, rounds_nothing_between_float32_and_weights_of_16_bits) {
+  QUIRE_NEED_ACCELERATOR();
+  for (const DType dtype : {DType::kBFloat16, DType::kFloat16}) {
+    for (const int64_t tokens : {1, 2, 16, 40}) {
+      NormedCase plain{dtype, tokens, 96, 128};
+      plain.in_float32 = true;
+      check_normed(plain);
+      NormedCase gated{
+          dtype, tokens, 600, 264, NormKind::kLayer, true, true, {.kind = Activation::kSilu, .gated = true}};
+      gated.in_float32 = true;
+      check_normed(gated);
     }
   }
 }
