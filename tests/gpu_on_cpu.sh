@@ -53,7 +53,7 @@ export programs build filter
 targets=(quire_cuda quire_hip quire_nccl_on_cpu quire_rccl_on_cpu)
 [ $# -gt 0 ] || targets+=(tests/cpp/accelerators/all)
 build_wave 64 ON "${targets[@]}"
-build_wave 32 OFF quire_hip quire_rccl_on_cpu
+build_wave 32 OFF quire_hip
 rm -f "$build"/*.*.log
 # The longest first. Before 9.0 three ops have kernels of their own. How ranks meet and tokens are drawn has little to do
 # with the size of waves.

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Install what the tests need and run all of them: C++ and Python, sanitizers and lints.
-#   bash tests/run.sh                everything, about half an hour on two cores
+#   bash tests/run.sh                everything, some 35 minutes on two cores
 #   bash tests/run.sh cpp python     only these steps: lint cpp sanitize embed python
 # Works in build/ of this repository and changes nothing outside it, but for the Debian packages that are missing.
 set -euo pipefail

@@ -15,7 +15,7 @@
 // are 0 or end in the number of the call that wrote them. A number comes again after 2^32 - 1 calls: a line would have
 // to stay unwritten for exactly so long to be taken for a new one.
 //
-// All but the kernels themselves compiles for a processor too: tests/cpp/accelerators/peer_exchange_test.cc.
+// What one of their threads does is also called by a processor's threads: tests/cpp/accelerators/peer_exchange_test.cc.
 #pragma once
 
 #include <cstdint>

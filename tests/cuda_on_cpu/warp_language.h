@@ -2,6 +2,7 @@
 // alone, as if all had parted ways, and masks are all lanes or this one.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <cstring>
 

@@ -87,7 +87,7 @@ void sync_together();
 
 // Asynchronous copies, and whatever else is under way while threads go on.
 
-/// Do `work` at once, or by and by: not before a thread of the block waits in poll() or wait_for_copies().
+/// Do `work` at once, or by and by: not before a thread of the block waits in poll().
 void do_sometime(std::function<void()> work);
 /// The same of work that this thread has to wait for itself: in groups, in their order.
 void copy_sometime(std::function<void()> work);

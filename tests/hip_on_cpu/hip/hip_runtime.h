@@ -1,5 +1,5 @@
 // What quire uses of the HIP API, done by the CPU at once: so that the sources of kernels_hip run, in tests, on any
-// machine. It pretends to be one of AMD's GPUs with waves of QUIRE_HIP_WAVE lanes. Streams have nothing to wait for;
+// machine. It pretends to be one of AMD's GPUs with waves of QUIRE_HIP_WAVE lanes.
 #pragma once
 
 #include <cstdio>
