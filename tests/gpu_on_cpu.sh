@@ -24,7 +24,7 @@ else
     attention.long_contexts_give_the_defined_result
     ChainTest.long_contexts_are_shared_out
     ChainTest.widths_that_fill_no_tile_and_no_stage
-    '*RanksTest.*_ranks_either'  # which is the library here
+    '*RanksTest.*_ranks_either'  # both ways, which are run by themselves
   )
 fi
 programs=${1:-$build/64/tests/cpp/accelerators}
