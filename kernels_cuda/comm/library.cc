@@ -132,6 +132,7 @@ struct CollectiveLibrary::State {
   std::exception_ptr why_not_made;
   std::atomic<bool> is_made = false;
   std::atomic<bool> is_aborted = false;
+  std::vector<std::thread> stoppers;  ///< one for each rank, in the library's abort
 
   explicit State(std::vector<int> ordinals)
       : devices(std::move(ordinals)), members(devices.size()), calls(devices.size()) {}
@@ -183,6 +184,7 @@ CollectiveLibrary::CollectiveLibrary(std::unique_ptr<State> state) : state_(std:
 
 CollectiveLibrary::~CollectiveLibrary() {
   state_->wait();
+  for (std::thread& stopper : state_->stoppers) stopper.join();
   if (!state_->is_made || state_->is_aborted) return;
   // An error on the way out changes nothing any more.
   for (Member const member : state_->members) static_cast<void>(state_->functions.leave(member));
@@ -208,12 +210,21 @@ void CollectiveLibrary::abort() noexcept {
   if (state_->is_aborted.exchange(true)) return;
   // A group that is still being made ends by itself.
   if (!state_->is_made) return;
-  // A rank that is in a call for longer waits there for others: the library says that aborting is the way out.
+  // A member's abort ends what runs at once, and comes back when all graphs are gone in which it has calls. Whoever
+  // has those graphs may be the one that waits for this function.
   const auto end = std::chrono::steady_clock::now() + kCallMayTake;
   for (size_t rank = 0; rank < state_->members.size(); ++rank) {
-    std::unique_lock lock(state_->calls[rank], std::defer_lock);
-    static_cast<void>(lock.try_lock_until(end));
-    static_cast<void>(state_->functions.abort(state_->members[rank]));
+    const auto stop = [state = state_.get(), rank, end] {
+      // A rank that is in a call for longer waits there for others: the library says that aborting is the way out.
+      std::unique_lock lock(state->calls[rank], std::defer_lock);
+      static_cast<void>(lock.try_lock_until(end));
+      static_cast<void>(state->functions.abort(state->members[rank]));
+    };
+    try {
+      state_->stoppers.emplace_back(stop);
+    } catch (const std::exception&) {
+      stop();  // no thread to be had
+    }
   }
 }
 

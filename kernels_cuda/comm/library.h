@@ -17,7 +17,7 @@ class CollectiveLibrary {
   /// Null, with the reason and what to do in `why_not`, if it is not there. The group is made in the background, which
   /// takes seconds. `devices`: one for each rank, none twice.
   static std::unique_ptr<CollectiveLibrary> open(std::vector<int> devices, std::string& why_not);
-  /// Nothing of what was enqueued may still run.
+  /// Nothing of what was enqueued may still run, and no graph may be left that it was recorded in.
   ~CollectiveLibrary();
 
   /// Wait until the group is made. Raises: kDevice if that has failed, each time.

@@ -1,11 +1,13 @@
 // librccl.so.1 for the CPU: what quire uses of RCCL, done by the ranks' threads themselves, which wait for each other
 // where a GPU's kernels would. Sums of 16-bit numbers are rounded in each step, in an order that is not that of ranks:
 // as the library may.
+#include <chrono>
 #include <condition_variable>
 #include <cstdint>
 #include <cstring>
 #include <memory>
 #include <mutex>
+#include <thread>
 #include <vector>
 
 #include "core/dtype.h"
@@ -63,6 +65,12 @@ struct Group {
 struct Member {
   std::shared_ptr<Group> group;
   size_t rank;
+  std::shared_ptr<int> use = std::make_shared<int>(0);  ///< shared by what was recorded
+
+  /// As the libraries do before they end.
+  void wait_for_graphs() const {
+    while (use.use_count() > 1) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  }
 
   /// `make` makes this rank's result of what all ranks have.
   template <typename Make>
@@ -70,9 +78,10 @@ struct Member {
     int status = kDone;
     auto shared = group;
     const size_t own = rank;
-    gpu_on_cpu::enqueue(stream, [shared, own, x, out, make, is_recorded = stream->is_recorded(), &status] {
+    const auto recorded = stream->is_recorded() ? use : nullptr;
+    gpu_on_cpu::enqueue(stream, [shared, own, x, out, make, recorded, &status] {
       const auto fail = [&] {
-        if (!is_recorded) status = kInternalError;
+        if (recorded == nullptr) status = kInternalError;
       };
       shared->parts[own] = x;
       if (!shared->meet()) return fail();
@@ -104,6 +113,7 @@ int ncclCommInitAll(void** members, int count, const int*) {
 }
 
 int ncclCommDestroy(void* member) {
+  static_cast<Member*>(member)->wait_for_graphs();
   delete static_cast<Member*>(member);
   return kDone;
 }
@@ -111,9 +121,12 @@ int ncclCommDestroy(void* member) {
 /// A rank may still be in a call: its member stays.
 int ncclCommAbort(void* member) {
   Group& group = *static_cast<Member*>(member)->group;
-  const std::lock_guard lock(group.mutex);
-  group.is_aborted = true;
-  group.changed.notify_all();
+  {
+    const std::lock_guard lock(group.mutex);
+    group.is_aborted = true;
+    group.changed.notify_all();
+  }
+  static_cast<Member*>(member)->wait_for_graphs();
   return kDone;
 }
 
