@@ -14,6 +14,8 @@ set(quire_cuda_sources
   kernels_cuda/attention/prefill_hopper.cu
   kernels_cuda/chain/chain.cc
   kernels_cuda/chain/chain.cu
+  kernels_cuda/chain/rows.cu
+  kernels_cuda/chain/rows_chain.cc
   kernels_cuda/comm/all_gather.cu
   kernels_cuda/comm/all_reduce.cu
   kernels_cuda/comm/group.cc
@@ -30,6 +32,7 @@ set(quire_cuda_sources
   kernels_cuda/gemm/normed_linear.cc
   kernels_cuda/gemm/pack.cu
   kernels_cuda/gemm/stream_rows.cu
+  kernels_cuda/gemm/tensor_map.cc
   kernels_cuda/gemm/tile.cu
   kernels_cuda/gemm/tile_hopper.cu
   kernels_cuda/gemm/tile_linear.cc

@@ -5,6 +5,7 @@
 
 #include "backend/backend.h"
 #include "kernels_cuda/chain/chain.h"
+#include "kernels_cuda/chain/rows_chain.h"
 #include "kernels_cuda/common/device.h"
 
 namespace quire::gpu {
@@ -41,7 +42,10 @@ void check_ranks(const Resources& resources);
 class GpuStream final : public Stream {
  public:
   GpuStream(const Resources& resources, vendor::StreamHandle handle)
-      : resources_(resources), handle_(handle), chain_(make_chain(resources.device)) {}
+      : resources_(resources),
+        handle_(handle),
+        chain_(make_chain(resources.device)),
+        rows_chain_(make_rows_chain(resources.device, resources.deterministic)) {}
   ~GpuStream() override { vendor::destroy_stream(handle_); }
   GpuStream(const GpuStream&) = delete;
   GpuStream& operator=(const GpuStream&) = delete;
@@ -50,22 +54,36 @@ class GpuStream final : public Stream {
 
   /// For whoever enqueues or waits: ops that were put off are enqueued first.
   vendor::StreamHandle handle() const {
-    if (chain_ != nullptr && !chain_->empty()) chain_->enqueue(*this);
+    enqueue(chain_);
+    enqueue(rows_chain_);
     return handle_;
   }
 
   /// Put an op off, if it can become a part of one kernel with those behind it.
   template <typename Args>
   bool chain(const Args& args) {
+    enqueue(rows_chain_);
     return chain_ != nullptr && chain_->take(args, *this);
+  }
+  /// The same of products of several rows.
+  template <typename Args>
+  bool chain_rows(const Args& args) {
+    enqueue(chain_);
+    return rows_chain_ != nullptr && rows_chain_->take(args, *this);
   }
   const Resources& resources() const { return resources_; }
   const Device& device() const { return resources_.device; }
 
  private:
+  template <typename AnyChain>
+  void enqueue(const AnyChain& chain) const {
+    if (chain != nullptr && !chain->empty()) chain->enqueue(*this);
+  }
+
   const Resources& resources_;
   vendor::StreamHandle handle_;
   std::unique_ptr<Chain> chain_;
+  std::unique_ptr<RowsChain> rows_chain_;
 };
 
 inline GpuStream& as_gpu(Stream& stream) {

@@ -2,9 +2,7 @@
 #include "kernels_cuda/chain/chain.h"
 
 #include <algorithm>
-#include <cstdlib>
 #include <optional>
-#include <string_view>
 #include <utility>
 #include <variant>
 #include <vector>
@@ -12,6 +10,7 @@
 #include "core/check.h"
 #include "kernels_cuda/attention/kv_layout.h"
 #include "kernels_cuda/chain/program.h"
+#include "kernels_cuda/chain/use.h"
 #include "kernels_cuda/ops.h"
 #include "kernels_cuda/stream.h"
 
@@ -25,17 +24,6 @@ constexpr int kLeastProducts = 3;
 /// that overlap. On an H200 a step of Llama-3.2-1B (30 MB) takes 2 % longer as a chain, of Llama-3-8B (109 MB) 11 %
 /// less.
 constexpr size_t kLeastMeanBytes = size_t{40} << 20;
-
-/// QUIRE_CHAIN, for measurements and tests: "always" or "never" instead.
-enum class ChainUse { kAlways, kWherePays, kNever };
-
-ChainUse chain_use() {
-  const char* const value = std::getenv("QUIRE_CHAIN");
-  const std::string_view use = value == nullptr ? "" : value;
-  QUIRE_REQUIRE(use.empty() || use == "always" || use == "never", ErrorKind::kInvalidArgument,
-                "[device] QUIRE_CHAIN is neither \"always\" nor \"never\": got=", use);
-  return use == "always" ? ChainUse::kAlways : use == "never" ? ChainUse::kNever : ChainUse::kWherePays;
-}
 
 /// Arguments that own all that they point to in the host's memory.
 struct TakenProduct {
@@ -70,7 +58,7 @@ using TakenOp = std::variant<TakenProduct, RopeKvWriteArgs, TakenAttention>;
 /// Of a head's keys, what a block leaves of them for others (attention/split.cuh).
 constexpr size_t kPartBytes = kAttentionPart<128> * sizeof(float);
 
-/// Entries of the exchange in whose place launches are counted.
+/// Entries of the exchange in whose place launches are counted, and what a RowsChain counts.
 constexpr size_t kExchangeHead = 2;
 
 bool begins_chunk(const void* data) {

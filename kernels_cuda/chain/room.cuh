@@ -4,6 +4,7 @@
 #include <cstddef>
 
 #include "kernels_cuda/chain/program.h"
+#include "kernels_cuda/chain/ring.cuh"
 #include "kernels_cuda/common/async_copy.cuh"
 #include "kernels_cuda/common/instructions.cuh"
 
@@ -53,17 +54,6 @@ struct Room {
 
  private:
   Link* links_;
-};
-
-/// A stage, as those who fill the ring and those who empty it go round.
-struct Position {
-  int stage = 0;
-  unsigned parity = 0;
-  __device__ void advance(int num_stages) {
-    if (++stage < num_stages) return;
-    stage = 0;
-    parity ^= 1;
-  }
 };
 
 __device__ inline int units_per_tile(const RowProduct& product) {

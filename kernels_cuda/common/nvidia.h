@@ -215,6 +215,22 @@ Result launch_clusters(void (*kernel)(Params...), dim3 grid, int cluster, dim3 b
   return cudaLaunchKernelEx(&config, kernel, std::forward<Params>(params)...);
 }
 
+/// How many clusters of so many blocks the device holds at a time. Its multiprocessors come in groups that a cluster does
+/// not cross, so this is less than one might think.
+template <typename... Params>
+Result most_clusters(int* clusters, void (*kernel)(Params...), int cluster, dim3 block, size_t shared_bytes) {
+  cudaLaunchAttribute attribute{};
+  attribute.id = cudaLaunchAttributeClusterDimension;
+  attribute.val.clusterDim = {static_cast<unsigned>(cluster), 1, 1};
+  cudaLaunchConfig_t config{};
+  config.gridDim = dim3(static_cast<unsigned>(cluster));
+  config.blockDim = block;
+  config.dynamicSmemBytes = shared_bytes;
+  config.attrs = &attribute;
+  config.numAttrs = 1;
+  return cudaOccupancyMaxActiveClusters(clusters, kernel, &config);
+}
+
 /// All blocks run at the same time, so that they can wait for each other.
 template <typename... Params>
 Result launch_together(void (*kernel)(Params...), dim3 grid, dim3 block, size_t shared_bytes, StreamHandle stream,

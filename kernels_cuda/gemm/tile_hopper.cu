@@ -12,7 +12,6 @@
 //
 // What limits: reading the weights up to some 200 rows, the tensor cores beyond.
 #include <cuda.h>
-#include <cudaTypedefs.h>
 
 #include <algorithm>
 #include <array>
@@ -23,6 +22,7 @@
 #include "core/check.h"
 #include "kernels_cuda/common/launch.cuh"
 #include "kernels_cuda/gemm/operand.cuh"
+#include "kernels_cuda/gemm/tensor_map.h"
 #include "kernels_cuda/gemm/tile_hopper.h"
 #include "kernels_cuda/gemm/tile_schedule.cuh"
 #include "kernels_cuda/gemm/tile_store.cuh"
@@ -419,51 +419,16 @@ __global__ void __launch_bounds__(Shape<kRows>::kThreads, Shape<kRows>::kBlocksP
 #endif
 }
 
-/// The driver's function, which the runtime library finds for us.
-PFN_cuTensorMapEncodeTiled_v12000 map_encoder() {
-  static const auto encoder = [] {
-    void* function = nullptr;
-    cudaDriverEntryPointQueryResult result{};
-    check(cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &function, 12000, cudaEnableDefault, &result),
-          "looking for cuTensorMapEncodeTiled");
-    QUIRE_REQUIRE(function != nullptr, ErrorKind::kDevice,
-                  "the CUDA driver has no cuTensorMapEncodeTiled; it is too old");
-    return reinterpret_cast<PFN_cuTensorMapEncodeTiled_v12000>(function);
-  }();
-  return encoder;
-}
-
-/// A tensor of 16-bit elements, sizes from the last dimension on, strides in elements, that is copied in boxes.
-template <int kRank>
-CUtensorMap make_map(DType dtype, const void* memory, const std::array<int64_t, kRank>& sizes,
-                     const std::array<int64_t, kRank - 1>& strides, const std::array<uint32_t, kRank>& box) {
-  cuuint64_t dims[kRank];
-  cuuint64_t bytes[kRank - 1];
-  cuuint32_t steps[kRank];
-  for (int i = 0; i < kRank; ++i) {
-    dims[i] = static_cast<cuuint64_t>(sizes[i]);
-    steps[i] = 1;
-    if (i > 0) bytes[i - 1] = static_cast<cuuint64_t>(strides[i - 1]) * 2;
-  }
-  CUtensorMap map;
-  const CUresult result = map_encoder()(
-      &map, dtype == DType::kBFloat16 ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16 : CU_TENSOR_MAP_DATA_TYPE_FLOAT16, kRank,
-      const_cast<void*>(memory), dims, bytes, box.data(), steps, CU_TENSOR_MAP_INTERLEAVE_NONE,
-      CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
-  QUIRE_CHECK(result == CUDA_SUCCESS, "cuTensorMapEncodeTiled: ", static_cast<int>(result));
-  return map;
-}
-
 CUtensorMap weight_map(const TileProduct& product, DType dtype) {
   const int64_t k = product.k;
   const int64_t n = product.n;
   const int64_t matrices = product.num_matrices;
   if (product.activates && product.rule.gated) {
     const int64_t half = n / 2;
-    return make_map<5>(dtype, product.weight, {k, 8, 2, half / 8, matrices}, {k, half * k, 8 * k, n * k},
+    return make_tensor_map<5>(dtype, product.weight, {k, 8, 2, half / 8, matrices}, {k, half * k, 8 * k, n * k},
                        {kUnit, 8, 2, kTileColumns / 16, 1});
   }
-  return make_map<2>(dtype, product.weight, {k, matrices * n}, {k}, {kUnit, kTileColumns});
+  return make_tensor_map<2>(dtype, product.weight, {k, matrices * n}, {k}, {kUnit, kTileColumns});
 }
 
 /// The kernel, made ready at its first use on a device.
@@ -475,24 +440,16 @@ auto kernel_of() {
   return kernel;
 }
 
-/// Clusters of that many blocks that the device holds at a time. Its multiprocessors come in groups that a cluster does
-/// not cross, so this is less than one might think.
+/// Clusters of that many blocks that the device holds at a time.
 template <typename T, int kRows, Together kTogether>
 int clusters_at_once(int cluster) {
   static PerDevice<std::array<std::atomic<int>, kMostBlocks + 1>> known;
   std::atomic<int>& count = known.here()[static_cast<size_t>(cluster)];
   if (count == 0) {
-    cudaLaunchAttribute attribute{};
-    attribute.id = cudaLaunchAttributeClusterDimension;
-    attribute.val.clusterDim = {static_cast<unsigned>(cluster), 1, 1};
-    cudaLaunchConfig_t config{};
-    config.gridDim = dim3(static_cast<unsigned>(cluster));
-    config.blockDim = dim3(Shape<kRows>::kThreads);
-    config.dynamicSmemBytes = Shape<kRows>::kSharedBytes;
-    config.attrs = &attribute;
-    config.numAttrs = 1;
     int clusters = 0;
-    check(cudaOccupancyMaxActiveClusters(&clusters, kernel_of<T, kRows, kTogether, false>(), &config), "tiles");
+    check(vendor::most_clusters(&clusters, kernel_of<T, kRows, kTogether, false>(), cluster,
+                                dim3(Shape<kRows>::kThreads), Shape<kRows>::kSharedBytes),
+          "tiles");
     count = std::max(clusters, 1);
   }
   return count;
@@ -504,7 +461,7 @@ void launch_tiles(const TileProduct& product, DType dtype, int cluster, const Gp
   // The stride of a single row may be anything.
   const int64_t stride = product.num_x_rows == 1 ? (int64_t{product.k} + 7) / 8 * 8 : product.x_stride;
   constexpr uint32_t kRowsAtOnce = kTogether == Together::kShareRows ? kRows / 2 : kRows;
-  const CUtensorMap x = make_map<2>(dtype, product.x, {product.k, product.num_x_rows}, {stride}, {kUnit, kRowsAtOnce});
+  const CUtensorMap x = make_tensor_map<2>(dtype, product.x, {product.k, product.num_x_rows}, {stride}, {kUnit, kRowsAtOnce});
   int clusters = clusters_at_once<T, kRows, kTogether>(cluster);
   if (product.row_tiles == nullptr) {
     const int tiles_at_once = kTogether == Together::kShareRows ? cluster : 1;

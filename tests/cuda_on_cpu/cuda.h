@@ -1,6 +1,7 @@
 // What quire uses of CUDA's driver: maps of tensors that are copied in boxes.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <cstring>
 

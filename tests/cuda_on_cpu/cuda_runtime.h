@@ -258,12 +258,13 @@ cudaError_t cudaOccupancyMaxActiveClusters(int* clusters, void (*)(Params...), c
 }
 template <typename... Params, typename... Args>
 cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(Params...), Args&&... args) {
-  uint32_t together = 1;
+  gpu_on_cpu::Together together;
   for (unsigned i = 0; i < config->numAttrs; ++i) {
     const cudaLaunchAttribute& attribute = config->attrs[i];
-    if (attribute.id == cudaLaunchAttributeCooperative) together = config->gridDim.x;
-    if (attribute.id == cudaLaunchAttributeClusterDimension) together = attribute.val.clusterDim.x;
+    if (attribute.id == cudaLaunchAttributeCooperative) together.blocks = config->gridDim.x;
+    if (attribute.id == cudaLaunchAttributeClusterDimension) together.cluster = attribute.val.clusterDim.x;
   }
+  together.blocks = std::max(together.blocks, together.cluster);
   gpu_on_cpu::launch<Params...>(kernel, config->gridDim, config->blockDim, config->dynamicSmemBytes, together,
                                 config->stream, static_cast<Params>(std::forward<Args>(args))...);
   return cudaSuccess;

@@ -397,15 +397,18 @@ uint64_t gpu_on_cpu_launches() {
   return num_launches;
 }
 
-void run(dim3 grid, dim3 block, size_t shared_bytes, uint32_t together, const std::function<void()>& kernel) {
+void run(dim3 grid, dim3 block, size_t shared_bytes, Together together, const std::function<void()>& kernel) {
   const uint64_t size = uint64_t{block.x} * block.y * block.z;
   ++num_launches;
   blockIdx = {0, 0, 0};
   if (size == 0 || size > kMostThreads || size % kWarp != 0) fail("has a block of a size that may not be");
   if (shared_bytes > kMostSharedBytes) fail("wants more shared memory than there is");
-  if (together == 0 || grid.x % together != 0) fail("has a grid of a size that may not be");
+  const uint32_t at_once = together.blocks, cluster = together.cluster;
+  if (cluster == 0 || at_once % cluster != 0 || at_once == 0 || grid.x % at_once != 0) {
+    fail("has a grid of a size that may not be");
+  }
   std::vector<std::unique_ptr<Helper>> team;
-  while (together > 1 && team.size() < together) team.push_back(helpers().take());
+  while (at_once > 1 && team.size() < at_once) team.push_back(helpers().take());
   const auto run_block = [&](dim3 index, Group& group, uint32_t number) {
     blockIdx = index;
     gridDim = grid;
@@ -414,15 +417,16 @@ void run(dim3 grid, dim3 block, size_t shared_bytes, uint32_t together, const st
   };
   for (uint32_t z = 0; z < grid.z; ++z) {
     for (uint32_t y = 0; y < grid.y; ++y) {
-      for (uint32_t x = 0; x < grid.x; x += together) {
-        Group group(together);
-        if (together == 1) {
-          run_block({x, y, z}, group, 0);
+      for (uint32_t x = 0; x < grid.x; x += at_once) {
+        std::deque<Group> groups;
+        while (groups.size() < at_once / cluster) groups.emplace_back(cluster);
+        if (at_once == 1) {
+          run_block({x, y, z}, groups.front(), 0);
           continue;
         }
-        std::vector<std::function<void()>> works(together);
-        for (uint32_t i = 0; i < together; ++i) {
-          works[i] = [&, i] { run_block({x + i, y, z}, group, i); };
+        std::vector<std::function<void()>> works(at_once);
+        for (uint32_t i = 0; i < at_once; ++i) {
+          works[i] = [&, i] { run_block({x + i, y, z}, groups[i / cluster], i % cluster); };
           team[i]->start(&works[i]);
         }
         for (const auto& helper : team) helper->wait();
@@ -471,11 +475,11 @@ std::byte* dynamic_memory() {
   return processor().dynamic();
 }
 
-uint32_t blocks_together() {
+uint32_t blocks_in_cluster() {
   return static_cast<uint32_t>(processor().group().memories.size());
 }
 
-uint32_t number_together() {
+uint32_t number_in_cluster() {
   return processor().number();
 }
 
@@ -483,11 +487,11 @@ std::byte* dynamic_memory_of(uint32_t number) {
   return processor().group().memories.at(number);
 }
 
-void sync_together() {
+void sync_cluster() {
   Processor& own = processor();
   Group& group = own.group();
   const uint32_t times_open = group.times_open.load();
-  const auto expected = blocks_together() * static_cast<uint32_t>(own.num_threads());
+  const auto expected = blocks_in_cluster() * static_cast<uint32_t>(own.num_threads());
   if (group.threads_arrived.fetch_add(1) + 1 == expected) {
     group.threads_arrived.store(0);
     group.times_open.fetch_add(1);

@@ -34,9 +34,13 @@ constexpr int kWarp = 32;
 constexpr int kMostThreads = 1024;
 constexpr size_t kMostSharedBytes = 227 << 10;  ///< of a block, as NVIDIA's hardware has them; AMD's have 64 KiB
 
-/// Have every thread of every block call `kernel`; return when all have. `together`: blocks that run at the same time;
-/// divides the grid's x.
-void run(dim3 grid, dim3 block, size_t shared_bytes, uint32_t together, const std::function<void()>& kernel);
+/// How many blocks run at the same time, and how many of them see each other's shared memory, which divides the former.
+struct Together {
+  uint32_t blocks = 1, cluster = 1;
+};
+
+/// Have every thread of every block call `kernel`; return when all have. `together.blocks` divides the grid's x.
+void run(dim3 grid, dim3 block, size_t shared_bytes, Together together, const std::function<void()>& kernel);
 
 /// Kernels launched so far. By this name, for tests that look whether the library is there.
 extern "C" uint64_t gpu_on_cpu_launches();
@@ -76,14 +80,14 @@ void poll();
 /// The shared memory whose size the launch gives; 1024 bytes are what it is aligned to.
 std::byte* dynamic_memory();
 
-// The blocks that run together with this one.
+// The blocks of this one's cluster.
 
-uint32_t blocks_together();
-uint32_t number_together();
+uint32_t blocks_in_cluster();
+uint32_t number_in_cluster();
 /// dynamic_memory() of one of them.
 std::byte* dynamic_memory_of(uint32_t number);
 /// Wait for all threads of all of them.
-void sync_together();
+void sync_cluster();
 
 // Asynchronous copies, and whatever else is under way while threads go on.
 

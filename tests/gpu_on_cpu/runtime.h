@@ -90,7 +90,7 @@ inline void launch_graph(const Recording& graph) {
 }
 
 template <typename... Params>
-void launch(void (*kernel)(Params...), dim3 grid, dim3 block, size_t shared_bytes, uint32_t together, Stream* stream,
+void launch(void (*kernel)(Params...), dim3 grid, dim3 block, size_t shared_bytes, Together together, Stream* stream,
             Params... params) {
   enqueue(stream, [=] { run(grid, block, shared_bytes, together, [&] { kernel(params...); }); });
 }

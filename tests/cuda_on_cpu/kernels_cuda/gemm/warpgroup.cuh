@@ -32,10 +32,10 @@ inline void wait(Barrier* barrier, int parity) {
 // Clusters.
 
 inline int rank_in_cluster() {
-  return static_cast<int>(gpu_on_cpu::number_together());
+  return static_cast<int>(gpu_on_cpu::number_in_cluster());
 }
 inline int blocks_in_cluster() {
-  return static_cast<int>(gpu_on_cpu::blocks_together());
+  return static_cast<int>(gpu_on_cpu::blocks_in_cluster());
 }
 inline uint32_t address_in(const void* shared, int rank) {
   return shared_address_in(shared_address(shared), static_cast<uint32_t>(rank));
@@ -50,7 +50,7 @@ inline void wait_for_cluster(Barrier* barrier, int parity) {
   wait(barrier, parity);
 }
 inline void cluster_barrier() {
-  gpu_on_cpu::sync_together();
+  gpu_on_cpu::sync_cluster();
 }
 inline float4 load_from_cluster(uint32_t address) {
   return *reinterpret_cast<const float4*>(shared_pointer(address));
@@ -120,6 +120,13 @@ inline void copy_box(void* shared, const CUtensorMap& map, Barrier* barrier, int
 inline void copy_box(void* shared, const CUtensorMap& map, Barrier* barrier, int x, int y, int z, int u, int v) {
   if (map.rank != 5) gpu_on_cpu::fail("copies a box of another tensor's rank");
   bring_boxes(0, shared, map, barrier, {x, y, z, u, v});
+}
+inline void copy_box(void* shared, const CUtensorMap& map, Barrier* barrier, int x, int y, uint64_t) {
+  copy_box(shared, map, barrier, x, y);
+}
+inline void copy_box(void* shared, const CUtensorMap& map, Barrier* barrier, int x, int y, int z, int u, int v,
+                     uint64_t) {
+  copy_box(shared, map, barrier, x, y, z, u, v);
 }
 inline void copy_box_to(uint16_t ranks, void* shared, const CUtensorMap& map, Barrier* barrier, int x, int y) {
   if (map.rank != 2) gpu_on_cpu::fail("copies a box of another tensor's rank");

@@ -1,0 +1,548 @@
+// A chain of products of 2 to 64 rows as one kernel. What limits it is the read of the weights, as for one row
+// (chain.cu): a thread of each block does nothing but ask for weights, as far ahead as its ring in shared memory
+// reaches, also over the end of a product, while the blocks wait for each other's results.
+//
+// The rows are the rows of the tensor cores' product and the matrix's rows its columns, so that a tile has any number
+// of those: every block has about as much to read. A second thread asks for x, unit by unit of K, once it is there.
+// Where x would be read too often, because tiles have few columns, blocks compute parts of a tile's sums, over a part of
+// K each, and leave them in memory for the phase of rows that follows. Whole sums wait in shared memory, where x was:
+// what becomes of them is said in a loop, since as many copies of it as a thread has sums take longer to be fetched than
+// a tile's product.
+//
+// Phases follow each other: products, and between them what is done row by row, each by a block: parts of sums are added
+// up, in the order of K, and the norm is made. Each block counts its arrival behind its part of a phase, and whoever
+// reads what a phase has made waits until all have. All blocks must be there at once: the launch is a cooperative one.
+#include "kernels_cuda/chain/ring.cuh"
+#include "kernels_cuda/chain/rows_program.h"
+#include "kernels_cuda/common/launch.cuh"
+#include "kernels_cuda/gemm/operand.cuh"
+#include "kernels_cuda/gemm/row_product.cuh"
+#include "kernels_cuda/gemm/warpgroup.cuh"
+
+namespace quire::gpu {
+namespace {
+
+constexpr int kRowsThreads = kRowThreads + 64;  // two warpgroups that compute, and two warps that ask for copies
+
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
+
+/// A block's shared memory.
+struct RowsRoom {
+  std::byte* weights;
+  std::byte* x;
+  float* sums;  ///< of the norm
+  Barrier* weights_full;
+  Barrier* weights_free;
+  Barrier* x_full;
+  Barrier* x_free;
+  Barrier* x_returned;  ///< what is x's was lent to a tile's sums, and is not any more
+  RowsLink* links;  ///< as parameters they would be read at the pace of memory that is busy with weights
+
+  __device__ RowsRoom(std::byte* shared, const RowsProgram& program)
+      : weights(shared + (1024 - shared_address(shared) % 1024) % 1024),
+        x(weights + program.weight_stages * kRowsWeightStage),
+        sums(reinterpret_cast<float*>(x + rows_x_bytes(program.x_stages, program.box_rows))),
+        weights_full(reinterpret_cast<Barrier*>(reinterpret_cast<std::byte*>(sums) + kRowsSumBytes)),
+        weights_free(weights_full + kMostWeightStages),
+        x_full(weights_free + kMostWeightStages),
+        x_free(x_full + kMostXStages),
+        x_returned(x_free + kMostXStages),
+        links(reinterpret_cast<RowsLink*>(x_returned + 1)) {}
+};
+
+/// Of the threads that compute.
+__device__ inline void rows_barrier() {
+  named_barrier<kRowThreads>(1);
+}
+
+/// The parts of a link that a block computes, one after the other.
+class RowsJobs {
+ public:
+  __device__ explicit RowsJobs(const RowsLink& link)
+      : splits_(link.splits),
+        num_jobs_(link.tiles * link.splits),
+        units_((link.product.k + kRowsUnit - 1) / kRowsUnit),
+        units_of_part_((units_ + splits_ - 1) / splits_),
+        job_(static_cast<int>(blockIdx.x)) {}
+
+  __device__ bool has_job() const { return job_ < num_jobs_; }
+  __device__ void next() { job_ += static_cast<int>(gridDim.x); }
+  __device__ int tile() const { return job_ / splits_; }
+  __device__ int part() const { return job_ % splits_; }
+  __device__ int begin() const { return min(part() * units_of_part_, units_); }
+  __device__ int end() const { return min(begin() + units_of_part_, units_); }
+  /// Units of K of a stage.
+  __device__ static int units_per_stage(const RowsLink& link) { return kRowsWeightStage / rows_unit_bytes(link.columns); }
+
+ private:
+  int splits_, num_jobs_, units_, units_of_part_, job_;
+};
+
+/// How blocks know what others have done.
+class Phases {
+ public:
+  __device__ explicit Phases(const RowsProgram& program)
+      : program_(program), before_(load_acquire(program.arrivals + 1)) {}
+
+  /// By one thread: until all blocks have done phase `phase`.
+  __device__ void wait_for(int phase) const {
+    const unsigned last = before_ + static_cast<unsigned>(phase + 1) * gridDim.x;
+    while (static_cast<int>(load_acquire(program_.arrivals) - last) < 0) pause_between_polls();
+  }
+
+  /// By all threads that compute, behind each phase in turn. Nobody may be counted for a phase before all were for the
+  /// one before: `waited`: what the block has done needed that.
+  __device__ void arrive(bool waited) {
+    fence_for_copies_of_memory();
+    rows_barrier();
+    ++done_;
+    if (threadIdx.x != 0) return;
+    if (!waited && done_ > 1) wait_for(done_ - 2);
+    const unsigned now = count_arrival(program_.arrivals) + 1;
+    const unsigned all = static_cast<unsigned>(program_.num_phases) * gridDim.x;
+    if (done_ == program_.num_phases && now - before_ == all) program_.arrivals[1] = now;
+  }
+
+ private:
+  const RowsProgram& program_;
+  const unsigned before_;
+  int done_ = 0;
+};
+
+/// By one thread: all weights that the block multiplies, as fast as there is room for them.
+__device__ void bring_weights(const RowsProgram& program, const RowsRoom& room) {
+  const uint64_t policy = read_once_policy();
+  Position at, arriving;  // the latter: the oldest stage that has been asked for and has not been seen to be there
+  int num_arriving = 0;
+  for (int i = 0; i < program.num_links; ++i) {
+    const RowsLink& link = room.links[i];
+    const CUtensorMap& map = program.maps[i].weights;
+    const int per_stage = RowsJobs::units_per_stage(link);
+    const int unit_bytes = rows_unit_bytes(link.columns);
+    for (RowsJobs jobs(link); jobs.has_job(); jobs.next()) {
+      for (int unit = jobs.begin(); unit < jobs.end(); unit += per_stage) {
+        const int count = min(per_stage, jobs.end() - unit);
+        Barrier* const full = room.weights_full + at.stage;
+        std::byte* const stage = room.weights + at.stage * kRowsWeightStage;
+        wait(room.weights_free + at.stage, static_cast<int>(at.parity ^ 1));  // at the first round passed at once
+        if (++num_arriving > kMostWeightsArriving) {
+          wait(room.weights_full + arriving.stage, static_cast<int>(arriving.parity));
+          arriving.advance(program.weight_stages);
+        }
+        arrive_and_expect(full, count * unit_bytes);
+        for (int j = 0; j < count; ++j) {
+          const int column = (unit + j) * kRowsUnit;
+          if (link.product.rule.gated) {
+            copy_box(stage + j * unit_bytes, map, full, column, 0, 0, jobs.tile() * (link.columns / 16), 0, policy);
+          } else {
+            copy_box(stage + j * unit_bytes, map, full, column, jobs.tile() * link.columns, policy);
+          }
+        }
+        at.advance(program.weight_stages);
+      }
+    }
+  }
+}
+
+/// By one thread: x of all products, once it is there.
+__device__ void bring_x(const RowsProgram& program, const RowsRoom& room) {
+  wait_for_previous();
+  const Phases phases(program);
+  Position at;
+  int phase = 0;
+  int num_jobs = 0;
+  const int unit_bytes = rows_unit_bytes(program.box_rows);
+  for (int i = 0; i < program.num_links; ++i) {
+    const RowsLink& link = room.links[i];
+    if (link.begins_with_rows) ++phase;
+    RowsJobs jobs(link);
+    if (jobs.has_job() && phase > 0) {
+      phases.wait_for(phase - 1);
+      fence_for_copies_of_memory();
+    }
+    for (; jobs.has_job(); jobs.next(), ++num_jobs) {
+      wait(room.x_returned, num_jobs % 2 ^ 1);
+      for (int unit = jobs.begin(); unit < jobs.end(); unit += kXUnits) {
+        const int count = min(kXUnits, jobs.end() - unit);
+        Barrier* const full = room.x_full + at.stage;
+        wait(room.x_free + at.stage, static_cast<int>(at.parity ^ 1));
+        arrive_and_expect(full, count * unit_bytes);
+        for (int j = 0; j < count; ++j) {
+          std::byte* const to = room.x + (at.stage * kXUnits + j) * unit_bytes;
+          copy_box(to, program.maps[i].x, full, (unit + j) * kRowsUnit, 0);
+        }
+        at.advance(program.x_stages);
+      }
+    }
+    ++phase;
+  }
+}
+
+/// sums += x * weights^T of 16 columns of both. There are only products of 16, 32, 64 and 128 columns.
+template <typename T, int kColumns>
+__device__ void multiply_step(float* sums, uint64_t x, uint64_t weights) {
+  constexpr int kPiece = kColumns >= 128 ? 128 : kColumns >= 64 ? 64 : kColumns >= 32 ? 32 : 16;
+  WarpgroupProduct<T, kPiece>::run(*reinterpret_cast<float(*)[kPiece / 2]>(sums), x, weights);
+  if constexpr (kColumns > kPiece) {
+    multiply_step<T, kColumns - kPiece>(sums + kPiece / 2, x, weights + rows_unit_bytes(kPiece) / 16);
+  }
+}
+
+/// Where those who compute are in the rings.
+struct Reading {
+  Position weights, x;
+};
+
+/// A job's sums: of a warpgroup, kColumns of the tile's columns, as its products leave them.
+template <typename T, int kColumns>
+__device__ void sum_job(const RowsProgram& program, const RowsRoom& room, const RowsLink& link, const RowsJobs& jobs,
+                        Reading& at, float (&sums)[kColumns / 2]) {
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  const int per_stage = RowsJobs::units_per_stage(link);
+  const int own = static_cast<int>(threadIdx.x) / 128 * rows_unit_bytes(kColumns);
+#pragma unroll
+  for (float& sum : sums) sum = 0.0f;
+  int read_x = -1, read_weights = -1;  // stages that are still read, if any
+  const auto release = [&] {
+    if (lane == 0 && read_x >= 0) arrive(room.x_free + read_x);
+    if (lane == 0 && read_weights >= 0) arrive(room.weights_free + read_weights);
+  };
+  const int begin = jobs.begin(), end = jobs.end();
+  int in_stage = 0, in_x = 0;
+  for (int unit = begin; unit < end; ++unit) {
+    if (in_stage == 0) wait(room.weights_full + at.weights.stage, static_cast<int>(at.weights.parity));
+    if (in_x == 0) wait(room.x_full + at.x.stage, static_cast<int>(at.x.parity));
+    const uint64_t x = operand(room.x + (at.x.stage * kXUnits + in_x) * rows_unit_bytes(program.box_rows));
+    const uint64_t weights = operand(room.weights + at.weights.stage * kRowsWeightStage +
+                                     in_stage * rows_unit_bytes(link.columns) + own);
+    begin_products();
+#pragma unroll
+    for (int step = 0; step < kRowsUnit / 16; ++step) {
+      multiply_step<T, kColumns>(sums, x + step * 2, weights + step * 2);
+    }
+    commit_products();
+    wait_products<1>();
+    release();
+    const bool ends_x = ++in_x == kXUnits || unit + 1 == end;
+    read_x = ends_x ? at.x.stage : -1;
+    if (ends_x) {
+      in_x = 0;
+      at.x.advance(program.x_stages);
+    }
+    const bool ends_stage = ++in_stage == per_stage || unit + 1 == end;
+    read_weights = ends_stage ? at.weights.stage : -1;
+    if (ends_stage) {
+      in_stage = 0;
+      at.weights.advance(program.weight_stages);
+    }
+  }
+  wait_products<0>();
+  release();
+  hold(sums);
+}
+
+/// Four results that lie side by side.
+template <typename T>
+__device__ void store_columns(const RowProduct& product, int row, int unit, float4 values) {
+  const int64_t to = row * product.out_stride + unit;
+  if (product.out_type == OutType::kFloat32) {
+    *reinterpret_cast<float4*>(static_cast<float*>(product.out) + to) = values;
+  } else {
+    *reinterpret_cast<uint2*>(static_cast<T*>(product.out) + to) =
+        make_uint2(pack_pair<T>(values.x, values.y), pack_pair<T>(values.z, values.w));
+  }
+}
+
+__device__ inline void add_to(float4& sums, float4 more) {
+  sums.x += more.x;
+  sums.y += more.y;
+  sums.z += more.z;
+  sums.w += more.w;
+}
+
+/// Four numbers of a vector of the model's, of any alignment.
+__device__ inline float4 four_of(const float* vector, int first) {
+  return make_float4(vector[first], vector[first + 1], vector[first + 2], vector[first + 3]);
+}
+
+__device__ inline float4 residuals_of(const RowProduct& product, int row, int unit) {
+  return __ldcg(reinterpret_cast<const float4*>(product.residual + row * product.residual_stride + unit));
+}
+
+/// What becomes of the sums of four neighbouring columns of a row; `others`: gated, of their partners.
+template <typename T>
+__device__ void finish_columns(const RowProduct& product, int row, int unit, float4 values, float4 others) {
+  if (product.bias != nullptr) {
+    add_to(values, four_of(product.bias, unit));
+    if (product.rule.gated) add_to(others, four_of(product.bias, product.units + unit));
+  }
+  if (product.has_activation) {
+    values = make_float4(activate_roughly(product.rule, values.x, others.x),
+                         activate_roughly(product.rule, values.y, others.y),
+                         activate_roughly(product.rule, values.z, others.z),
+                         activate_roughly(product.rule, values.w, others.w));
+  }
+  if (product.residual != nullptr) add_to(values, residuals_of(product, row, unit));
+  store_columns<T>(product, row, unit, values);
+}
+
+/// Where the sum of a tile's row and column waits, counted in floats: of each warpgroup, `columns` of them, row by row,
+/// so far apart that eight rows begin in different banks.
+__device__ inline int place_of_sum(int row, int column, int columns) {
+  const int behind = column >= columns ? kMostRows * (columns + 8) - columns : 0;
+  return behind + row * (columns + 8) + column;
+}
+
+/// Leave a job's sums where x was. All warps must be done with that.
+template <int kColumns>
+__device__ void leave_sums(const RowsLink& link, float* to, const float (&sums)[kColumns / 2]) {
+  const int thread = static_cast<int>(threadIdx.x) % 128, lane = thread % 32;
+  const int first = static_cast<int>(threadIdx.x) / 128 * kColumns + lane % 4 * 2;
+  to += place_of_sum(thread / 32 * 16 + lane / 4, first, kColumns);
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    if (thread / 32 * 16 + lane / 4 + half * 8 >= link.product.tokens) continue;
+#pragma unroll
+    for (int j = 0; j < kColumns / 8; ++j) {
+      *reinterpret_cast<float2*>(to + half * 8 * (kColumns + 8) + j * 8) =
+          make_float2(sums[4 * j + 2 * half], sums[4 * j + 2 * half + 1]);
+    }
+  }
+}
+
+/// What becomes of the sums of a tile.
+template <typename T>
+__device__ void finish_tile(const RowsLink& link, int tile, const float* sums) {
+  const RowProduct& product = link.product;
+  const bool gated = product.rule.gated;
+  const int per_row = link.columns / (gated ? 8 : 4);
+  const int first_unit = tile * (gated ? link.columns / 2 : link.columns);
+#pragma unroll 1
+  for (int i = static_cast<int>(threadIdx.x); i < product.tokens * per_row; i += kRowThreads) {
+    const int row = i / per_row;
+    const int column = i % per_row * 4;
+    const int unit = first_unit + column;
+    if (unit >= product.units) continue;
+    const auto sums_at = [&](int place) {
+      return *reinterpret_cast<const float4*>(sums + place_of_sum(row, place, link.columns / 2));
+    };
+    // Gated, eight gates lie before their partners.
+    const int place = gated ? column / 8 * 16 + column % 8 : column;
+    finish_columns<T>(product, row, unit, sums_at(place), gated ? sums_at(place + 8) : float4{});
+  }
+}
+
+/// Sums of a part of K, to where those who add them up look.
+template <int kColumns>
+__device__ void leave_part(const RowsLink& link, const RowsJobs& jobs, const float (&sums)[kColumns / 2]) {
+  const int thread = static_cast<int>(threadIdx.x) % 128, lane = thread % 32;
+  const int tokens = link.product.tokens, units = link.product.units;
+  const int first = jobs.tile() * link.columns + static_cast<int>(threadIdx.x) / 128 * kColumns + lane % 4 * 2;
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    const int row = thread / 32 * 16 + lane / 4 + half * 8;
+    if (row >= tokens) continue;
+    float* const to = link.parts + (int64_t{jobs.part()} * tokens + row) * units + first;
+#pragma unroll
+    for (int j = 0; j < kColumns / 8; ++j) {
+      if (first + j * 8 >= units) break;
+      *reinterpret_cast<float2*>(to + j * 8) = make_float2(sums[4 * j + 2 * half], sums[4 * j + 2 * half + 1]);
+    }
+  }
+}
+
+/// By all threads that compute, when nothing of a tile's sums is needed any more: x may come.
+__device__ void return_x(const RowsRoom& room) {
+  fence_for_copies();
+  __syncwarp();
+  if (threadIdx.x % 32 == 0) arrive(room.x_returned);
+}
+
+/// A product whose tiles have 2 * kColumns columns.
+template <typename T, int kColumns>
+__device__ void run_product(const RowsProgram& program, const RowsRoom& room, const RowsLink& link, Reading& at) {
+  for (RowsJobs jobs(link); jobs.has_job(); jobs.next()) {
+    float sums[kColumns / 2];
+    sum_job<T, kColumns>(program, room, link, jobs, at, sums);
+    if (link.splits > 1) {
+      leave_part<kColumns>(link, jobs, sums);
+    } else {
+      auto* const left = reinterpret_cast<float*>(room.x);
+      rows_barrier();
+      leave_sums<kColumns>(link, left, sums);
+      rows_barrier();
+      finish_tile<T>(link, jobs.tile(), left);
+    }
+    return_x(room);
+  }
+}
+
+template <typename T>
+__device__ void run_product(const RowsProgram& program, const RowsRoom& room, const RowsLink& link, Reading& at) {
+  switch (link.columns) {
+    case 32: return run_product<T, 16>(program, room, link, at);
+    case 64: return run_product<T, 32>(program, room, link, at);
+    case 96: return run_product<T, 48>(program, room, link, at);
+    case 128: return run_product<T, 64>(program, room, link, at);
+    case 160: return run_product<T, 80>(program, room, link, at);
+    case 192: return run_product<T, 96>(program, room, link, at);
+    default: return run_product<T, 112>(program, room, link, at);
+  }
+}
+
+/// Columns that a thread has of a row in RowNorm.
+__device__ inline int row_column(int i) {
+  return (i * kRowThreads + static_cast<int>(threadIdx.x)) * 4;
+}
+
+/// Add up the parts of a row's sums. `held`: those that the thread holds in RowNorm.
+template <typename T>
+__device__ void add_parts(const RowsLink& link, int row, float4 (&held)[kRowHeld]) {
+  const RowProduct& product = link.product;
+  const int64_t part_stride = int64_t{product.tokens} * product.units;
+  const float* const parts = link.parts + int64_t{row} * product.units;
+  for (int first = 0; row_column(first) < product.units; first += kRowHeld) {
+    float4 sums[kRowHeld];
+#pragma unroll
+    for (int i = 0; i < kRowHeld; ++i) {
+      const int unit = row_column(first + i);
+      sums[i] = {};
+      if (unit >= product.units) continue;
+#pragma unroll
+      for (int part = 0; part < kRowsSplits; ++part) {
+        add_to(sums[i], __ldcg(reinterpret_cast<const float4*>(parts + part * part_stride + unit)));
+      }
+      if (product.bias != nullptr) add_to(sums[i], four_of(product.bias, unit));
+      if (product.residual != nullptr) add_to(sums[i], residuals_of(product, row, unit));
+    }
+#pragma unroll
+    for (int i = 0; i < kRowHeld; ++i) {
+      const int unit = row_column(first + i);
+      if (unit < product.units) store_columns<T>(product, row, unit, sums[i]);
+      if (first == 0) held[i] = sums[i];
+    }
+  }
+}
+
+/// A row for RowNorm of which a thread has its first columns.
+struct HeldRow {
+  const float4 (&held)[kRowHeld];
+  PlainRow rest;
+  __device__ void operator()(float4 (&values)[kRowHeld], const int (&)[kRowHeld]) const {
+#pragma unroll
+    for (int i = 0; i < kRowHeld; ++i) values[i] = held[i];
+  }
+  __device__ void operator()(float4 (&values)[1], const int (&columns)[1]) const { rest(values, columns); }
+};
+
+/// What is done row by row, some of them by this block (false: none): parts of the sums of `summed` are added up, if it
+/// is not null, and the norm in front of `normed` is made, if that is not null.
+template <typename T>
+__device__ bool run_rows(const RowsRoom& room, const RowsLink* summed, const RowsLink* normed, int tokens,
+                         const Phases& phases, int phase) {
+  int row = static_cast<int>(blockIdx.x);
+  if (row >= tokens) return false;
+  const RowNorm norm(normed != nullptr ? normed->product : summed->product);
+  if (threadIdx.x == 0 && phase > 0) phases.wait_for(phase - 1);
+  rows_barrier();
+  for (; row < tokens; row += static_cast<int>(gridDim.x)) {
+    float4 held[kRowHeld] = {};
+    if (summed != nullptr) add_parts<T>(*summed, row, held);
+    if (normed == nullptr) continue;
+    const RowProduct& product = normed->product;
+    const PlainRow x{static_cast<const float*>(product.x) + row * product.x_stride, product.k};
+    if (summed == nullptr || summed->product.out != product.x) {
+#pragma unroll
+      for (int i = 0; i < kRowHeld; ++i) {
+        float4 value[1];
+        x(value, {row_column(i)});
+        held[i] = value[0];
+      }
+    }
+    norm.make(static_cast<T*>(normed->normed) + row * normed->normed_stride, room.sums, rows_barrier, HeldRow{held, x});
+    rows_barrier();
+  }
+  return true;
+}
+
+/// What the threads that compute do.
+template <typename T>
+__device__ void compute(const RowsProgram& program, const RowsRoom& room) {
+  wait_for_previous();
+  Phases phases(program);
+  Reading at;
+  int phase = 0;
+  const RowsLink* summed = nullptr;  // whose sums lie about in parts
+#pragma unroll 1
+  for (int i = 0; i < program.num_links; ++i) {
+    const RowsLink& link = room.links[i];
+    if (link.begins_with_rows) {
+      const RowsLink* const normed = link.product.has_norm ? &link : nullptr;
+      phases.arrive(run_rows<T>(room, summed, normed, link.product.tokens, phases, phase++));
+    }
+    run_product<T>(program, room, link, at);
+    phases.arrive(RowsJobs(link).has_job());
+    ++phase;
+    summed = link.splits > 1 ? &link : nullptr;
+  }
+  if (summed != nullptr) phases.arrive(run_rows<T>(room, summed, nullptr, summed->product.tokens, phases, phase));
+}
+
+#endif
+
+template <typename T>
+__global__ void __launch_bounds__(kRowsThreads, 1) rows_kernel(const __grid_constant__ RowsProgram program) {
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
+  QUIRE_DYNAMIC_SHARED(std::byte, shared);
+  const RowsRoom room(shared, program);
+  const int thread = static_cast<int>(threadIdx.x);
+  if (thread < program.weight_stages) {
+    init_barrier(room.weights_full + thread, 1);
+    init_barrier(room.weights_free + thread, kRowWarps);
+  }
+  if (thread < program.x_stages) {
+    init_barrier(room.x_full + thread, 1);
+    init_barrier(room.x_free + thread, kRowWarps);
+  }
+  if (thread == 0) {
+    init_barrier(room.x_returned, kRowWarps);
+  }
+  publish_barriers();
+  static_assert(sizeof(RowsLink) % 8 == 0 && offsetof(RowsProgram, links) % 8 == 0);
+  const auto* const from = reinterpret_cast<const uint64_t*>(&program.links);
+  for (int i = thread; i < program.num_links * static_cast<int>(sizeof(RowsLink) / 8); i += kRowsThreads) {
+    reinterpret_cast<uint64_t*>(room.links)[i] = load_parameter(from + i);
+  }
+  if (thread < program.num_links) {
+    prefetch_map(program.maps[thread].weights);
+    prefetch_map(program.maps[thread].x);
+  }
+  let_next_start();
+  __syncthreads();
+  if (thread < kRowThreads) {
+    compute<T>(program, room);
+  } else if (thread == kRowThreads) {
+    bring_weights(program, room);
+  } else if (thread == kRowThreads + 32) {
+    bring_x(program, room);
+  }
+#endif
+}
+
+template <typename T>
+void run(const RowsProgram& program, const GpuStream& stream) {
+  const auto kernel = rows_kernel<T>;
+  static OncePerDevice prepare;
+  prepare([&] { allow_shared_memory(kernel, stream.device().shared_memory_per_block); });
+  check(vendor::launch_together(kernel, dim3(static_cast<unsigned>(stream.device().num_multiprocessors)),
+                                dim3(kRowsThreads), rows_shared_bytes(program), stream.handle(), program),
+        "a chain of products");
+}
+
+}  // namespace
+
+void run_rows_program(const RowsProgram& program, DType dtype, const GpuStream& stream) {
+  dtype == DType::kBFloat16 ? run<BFloat>(program, stream) : run<Half>(program, stream);
+}
+
+}  // namespace quire::gpu

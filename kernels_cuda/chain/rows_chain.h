@@ -1,0 +1,33 @@
+#pragma once
+
+#include <memory>
+
+#include "backend/ops/fused.h"
+#include "kernels_cuda/common/device.h"
+
+namespace quire::gpu {
+
+class GpuStream;
+
+/// Products of 2 to 64 rows that a stream has taken but not enqueued yet: several that follow each other become one
+/// kernel (rows.cu), in which weights are read with hardly a pause. As a Chain (chain.h) is for the ops of one row.
+class RowsChain {
+ public:
+  virtual ~RowsChain() = default;
+
+  /// Take an op, if it can be a link. What its arguments point to in the device's memory, and weights, must be there
+  /// until it has run.
+  virtual bool take(const LinearArgs& args, const GpuStream& stream) = 0;
+  virtual bool take(const NormedLinearArgs& args, const GpuStream& stream) = 0;
+
+  virtual bool empty() const = 0;
+  /// Enqueue what has been taken. While that goes on nothing is taken.
+  virtual void enqueue(const GpuStream& stream) = 0;
+};
+
+/// Null where there is no such kernel: with other compute capabilities than 9.0, for HIP, and where results must not
+/// depend on the number of rows. It has one of the entries of Resources::exchange that a Chain leaves free (chain.cc).
+/// `device` must outlive it.
+std::unique_ptr<RowsChain> make_rows_chain(const Device& device, bool deterministic);
+
+}  // namespace quire::gpu
