@@ -2,8 +2,10 @@
 
 #include <cstddef>
 #include <memory>
+#include <optional>
 
 #include "backend/backend.h"
+#include "kernels_cuda/attention/put_off.h"
 #include "kernels_cuda/chain/chain.h"
 #include "kernels_cuda/common/device.h"
 
@@ -51,14 +53,19 @@ class GpuStream final : public Stream {
   /// For whoever enqueues or waits: ops that were put off are enqueued first.
   vendor::StreamHandle handle() const {
     if (chain_ != nullptr && !chain_->empty()) chain_->enqueue(*this);
+    put_off_.enqueue(*this);  // chain() leaves none that is older
     return handle_;
   }
 
   /// Put an op off, if it can become a part of one kernel with those behind it.
   template <typename Args>
   bool chain(const Args& args) {
+    put_off_.enqueue(*this);
     return chain_ != nullptr && chain_->take(args, *this);
   }
+  /// Put an op off that no chain has taken, right behind chain(args).
+  void put_off(const RopeKvWriteArgs& args) { put_off_.put(args); }
+  std::optional<RopeKvWriteArgs> take_put_off() { return put_off_.take(); }
   const Resources& resources() const { return resources_; }
   const Device& device() const { return resources_.device; }
 
@@ -66,6 +73,7 @@ class GpuStream final : public Stream {
   const Resources& resources_;
   vendor::StreamHandle handle_;
   std::unique_ptr<Chain> chain_;
+  mutable PutOff put_off_;
 };
 
 inline GpuStream& as_gpu(Stream& stream) {
