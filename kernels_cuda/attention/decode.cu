@@ -26,6 +26,12 @@ namespace {
 /// Cells of a warp up to which a pair is not cut.
 constexpr int kShortCells = 3;
 
+/// From this share of the device on, in per cent, blocks hold the next kernel back until all of them have ended; 101:
+/// never. A block's rings leave no room for one of a product beside it. Products that may start earlier go where there
+/// is room: to what is free, or ends first, two blocks to a multiprocessor, while as many stay idle; the kernel behind
+/// them then gets the idle ones, two blocks each, and so on. Chosen by that thought, not timed.
+constexpr int kHoldNextPercent = 50;
+
 template <int kDim>
 struct Shape {
   /// Of a block, where shared memory has room for the rings of so many.
@@ -385,10 +391,12 @@ __global__ void __launch_bounds__(32 * Shape<kDim>::kMaxWarps, 1)
   const bool rules = problem.softcap > 0.0f || problem.alibi_slopes != nullptr;
   const float factor = rules ? kLog2e : problem.scale * kLog2e;
 
+  const int busy_blocks = whole_pairs ? num_pairs : (units + block_units - 1) / block_units;
+  const bool hold_next = busy_blocks * 100 >= blocks * kHoldNextPercent;
   if (lane < 2) owners[warp][lane].pair = -1;
   __syncwarp();
   if (count == 0) {
-    let_next_start();
+    if (!hold_next) let_next_start();
     wait_for_previous();
   } else {
     const Place own = place_of(schedule, begin + min(lane, count - 1));
@@ -410,7 +418,7 @@ __global__ void __launch_bounds__(32 * Shape<kDim>::kMaxWarps, 1)
     [[maybe_unused]] const auto turned = make_turned();
     if constexpr (kTurns) turned.look_up(first_rope_row);
     // What the next kernel reads ahead must not stand in the way.
-    let_next_start();
+    if (!hold_next) let_next_start();
     wait_for_previous();
     ring.fill();
     PairState<T, kDim> state;
