@@ -2,8 +2,10 @@
 
 #include <cstddef>
 #include <memory>
+#include <optional>
 
 #include "backend/backend.h"
+#include "kernels_cuda/attention/put_off.h"
 #include "kernels_cuda/chain/chain.h"
 #include "kernels_cuda/chain/rows_chain.h"
 #include "kernels_cuda/common/device.h"
@@ -56,6 +58,7 @@ class GpuStream final : public Stream {
   vendor::StreamHandle handle() const {
     enqueue(chain_);
     enqueue(rows_chain_);
+    put_off_.enqueue(*this);  // chain() and chain_rows() leave none that is older
     return handle_;
   }
 
@@ -63,14 +66,19 @@ class GpuStream final : public Stream {
   template <typename Args>
   bool chain(const Args& args) {
     enqueue(rows_chain_);
+    put_off_.enqueue(*this);
     return chain_ != nullptr && chain_->take(args, *this);
   }
   /// The same of products of several rows.
   template <typename Args>
   bool chain_rows(const Args& args) {
     enqueue(chain_);
+    put_off_.enqueue(*this);
     return rows_chain_ != nullptr && rows_chain_->take(args, *this);
   }
+  /// Put an op off that no chain has taken, right behind chain(args).
+  void put_off(const RopeKvWriteArgs& args) { put_off_.put(args); }
+  std::optional<RopeKvWriteArgs> take_put_off() { return put_off_.take(); }
   const Resources& resources() const { return resources_; }
   const Device& device() const { return resources_.device; }
 
@@ -84,6 +92,7 @@ class GpuStream final : public Stream {
   vendor::StreamHandle handle_;
   std::unique_ptr<Chain> chain_;
   std::unique_ptr<RowsChain> rows_chain_;
+  mutable PutOff put_off_;
 };
 
 inline GpuStream& as_gpu(Stream& stream) {

@@ -43,8 +43,13 @@ AttentionProblem problem_of(const AttentionArgs& args, const GpuStream& stream) 
 
 void attention(const AttentionArgs& args, Stream& stream) {
   GpuStream& gpu = as_gpu(stream);
-  if (args.batch->num_tokens == 0 || gpu.chain(args)) return;
+  if (args.batch->num_tokens == 0) return;
   const AttentionProblem problem = problem_of(args, gpu);
+  if (const auto rope = gpu.take_put_off()) {
+    if (attend_roped(*rope, args, problem, gpu)) return;
+    launch_rope_kv_write(*rope, gpu);
+  }
+  if (gpu.chain(args)) return;
   if (!attend_fast(args, problem, gpu)) attend_generic(problem, args.q.dtype, args.kv.dtype, gpu);
 }
 

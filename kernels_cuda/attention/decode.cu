@@ -7,13 +7,16 @@
 // joined: inside a block after its run, between blocks by the one that comes last. The cut depends on context lengths
 // alone, which the kernel reads from device memory: a recorded launch serves every step. Lists of the batch, and keys
 // and values but those of the step's own tokens, were there before the step: they are read while the kernel before,
-// which writes the rest, still runs.
+// which writes the rest, still runs. Where all sequences have one query, a form of the kernel does what rope_kv_write
+// would (turned_rows.cuh): the cells that it reads then all were there before.
 #include <algorithm>
 #include <cmath>
+#include <type_traits>
 
 #include "kernels_cuda/attention/cells.cuh"
 #include "kernels_cuda/attention/problem.h"
 #include "kernels_cuda/attention/split.cuh"
+#include "kernels_cuda/attention/turned_rows.cuh"
 #include "kernels_cuda/common/launch.cuh"
 #include "kernels_cuda/common/reduce.cuh"
 
@@ -22,6 +25,12 @@ namespace {
 
 /// Cells of a warp up to which a pair is not cut.
 constexpr int kShortCells = 3;
+
+/// From this share of the device on, in per cent, blocks hold the next kernel back until all of them have ended; 101:
+/// never. A block's rings leave no room for one of a product beside it. Products that may start earlier go where there
+/// is room: to what is free, or ends first, two blocks to a multiprocessor, while as many stay idle; the kernel behind
+/// them then gets the idle ones, two blocks each, and so on. Chosen by that thought, not timed.
+constexpr int kHoldNextPercent = 50;
 
 template <int kDim>
 struct Shape {
@@ -43,8 +52,8 @@ struct Source {
   int old;                  ///< whether all was written before this step
 };
 
-__device__ Source source_of(const Schedule<kCellKeys>& schedule, const AttentionProblem& problem, int unit, int tiles) {
-  const Place place = place_of(schedule, unit);
+__device__ Source source_of(const Schedule<kCellKeys>& schedule, const AttentionProblem& problem, const Place& place,
+                            int tiles) {
   const int first_key = schedule.first_key(place.sequence);
   const int key = (first_key / kCellKeys + place.unit) * kCellKeys;
   const int32_t* const table = problem.block_tables + schedule.tables[place.sequence];
@@ -71,8 +80,10 @@ class Ring {
  public:
   static constexpr int kStages = Shape<kDim>::kStages;
 
+  /// `own`: of the warp's cells, the place of that with the lane's number, or of the last one. `all_old`: what this
+  /// step's own token has in a cell may be anything.
   __device__ Ring(std::byte* memory, uint32_t barriers, const Schedule<kCellKeys>& schedule,
-                  const AttentionProblem& problem, int begin, int count, int tiles)
+                  const AttentionProblem& problem, int begin, int count, int tiles, const Place& own, bool all_old)
       : memory_(memory),
         barriers_(barriers),
         schedule_(schedule),
@@ -80,10 +91,12 @@ class Ring {
         begin_(begin),
         count_(count),
         tiles_(tiles) {
-    now_ = look_up(0);
+    now_ = source_of(schedule, problem, own, tiles);
     next_ = look_up(32);
     if constexpr (kBulkCopies) {
-      while (asked_ < min(kStages, count_) && __shfl_sync(0xffffffffu, now_.old, asked_) != 0) copy(asked_++);
+      while (asked_ < min(kStages, count_) && (all_old || __shfl_sync(0xffffffffu, now_.old, asked_) != 0)) {
+        copy(asked_++);
+      }
     }
   }
 
@@ -100,8 +113,11 @@ class Ring {
       async_copy_wait<kStages - 1>();
       __syncwarp();
     }
-    return shared_address(memory_ + i % kStages * Cell<kDim>::kBytes);
+    return shared_address(cell(i));
   }
+
+  /// Where the i-th cell is.
+  __device__ std::byte* cell(int i) const { return memory_ + i % kStages * Cell<kDim>::kBytes; }
 
   /// The i-th cell is no longer needed.
   __device__ void release(int i) {
@@ -113,7 +129,7 @@ class Ring {
   __device__ Source look_up(int first) const {
     const int i = first + threadIdx.x % 32;
     if (i >= count_) return {nullptr, nullptr, 0, 0};
-    return source_of(schedule_, problem_, begin_ + i, tiles_);
+    return source_of(schedule_, problem_, place_of(schedule_, begin_ + i), tiles_);
   }
 
   __device__ void copy(int i) {
@@ -124,7 +140,7 @@ class Ring {
       }
       const std::byte* const head = pointer_of_lane(now_.head, i % 32);
       const int first = __shfl_sync(0xffffffffu, now_.first, i % 32);
-      std::byte* const cell = memory_ + i % kStages * Cell<kDim>::kBytes;
+      std::byte* const cell = this->cell(i);
       const uint32_t barrier = barriers_ + i % kStages * 8;
       const int block_size = problem_.layout.block_size;
       if (block_size >= kCellKeys) {
@@ -165,21 +181,38 @@ struct PairState {
   float sum[2];   ///< of this lane's columns
   float slope[2];
 
-  __device__ void start(const AttentionProblem& problem, int token, int kv_head, int tile) {
+  __device__ void load_queries(const AttentionProblem& problem, int token, int first_head, int real_rows) {
     const int lane = threadIdx.x % 32;
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      const int row = tile * kPartRows + lane / 4 + half * 8;
-      const int head = kv_head * problem.group + row;
-      const bool real = row < problem.group;
+      const int row = lane / 4 + half * 8;
+      const bool real = row < real_rows;
       const T* const from = static_cast<const T*>(problem.q) + token * problem.q_token_stride +
-                            (real ? head : 0) * problem.q_head_stride + lane % 4 * 2;
+                            (real ? first_head + row : 0) * problem.q_head_stride + lane % 4 * 2;
 #pragma unroll
       for (int k = 0; k < kDim / 16; ++k) {
         q[k][half] = real ? *reinterpret_cast<const uint32_t*>(from + k * 16) : 0;
         q[k][half + 2] = real ? *reinterpret_cast<const uint32_t*>(from + k * 16 + 8) : 0;
       }
-      slope[half] = real && problem.alibi_slopes != nullptr ? problem.alibi_slopes[head] : 0.0f;
+    }
+  }
+
+  __device__ void load_queries(const TurnedRows<T, kDim>& turned, int real_rows) {
+    const LaneRows rows;
+    const int row = threadIdx.x % 32 / 4;
+#pragma unroll
+    for (int k = 0; k < kDim / 16; ++k) {
+      load_matrices(q[k], turned.query_address(k, min(rows.a_row, real_rows - 1), rows.a_odd));
+      if (row >= real_rows) q[k][0] = q[k][2] = 0;
+      if (row + 8 >= real_rows) q[k][1] = q[k][3] = 0;
+    }
+  }
+
+  __device__ void start(const AttentionProblem& problem, int first_head, int real_rows) {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const int row = threadIdx.x % 32 / 4 + half * 8;
+      slope[half] = row < real_rows && problem.alibi_slopes != nullptr ? problem.alibi_slopes[first_head + row] : 0.0f;
       best[half] = -INFINITY;
       sum[half] = 0.0f;
     }
@@ -305,13 +338,21 @@ struct PairState {
   }
 };
 
-template <typename T, int kDim>
-__global__ void __launch_bounds__(32 * Shape<kDim>::kMaxWarps, 1) decode_kernel(const AttentionProblem problem) {
+/// rope_kv_write has been there.
+struct NoTokens {};
+
+/// `Tokens`: NewTokens<T>, if rope_kv_write has not.
+template <typename T, int kDim, typename Tokens>
+__global__ void __launch_bounds__(32 * Shape<kDim>::kMaxWarps, 1)
+    decode_kernel(const AttentionProblem problem, const Tokens tokens) {
   using S = Shape<kDim>;
+  constexpr bool kTurns = !std::is_same_v<Tokens, NoTokens>;
   const int warps = static_cast<int>(blockDim.x) / 32;
   QUIRE_DYNAMIC_SHARED(std::byte, shared);
   std::byte* const rings = shared;
-  std::byte* const barriers = rings + warps * S::kRingBytes;
+  const int turned_bytes = kTurns ? static_cast<int>(TurnedRows<T, kDim>::bytes(problem.group)) : 0;
+  std::byte* const turned_rows = rings + warps * S::kRingBytes;
+  std::byte* const barriers = turned_rows + warps * turned_bytes;
   int* const lists = reinterpret_cast<int*>(barriers + warps * S::kStages * 8);
   // By warp: parts that it left behind, in scratch memory (0) and then in its ring (1).
   __shared__ PartOwner owners[S::kMaxWarps][2];
@@ -350,19 +391,37 @@ __global__ void __launch_bounds__(32 * Shape<kDim>::kMaxWarps, 1) decode_kernel(
   const bool rules = problem.softcap > 0.0f || problem.alibi_slopes != nullptr;
   const float factor = rules ? kLog2e : problem.scale * kLog2e;
 
+  const int busy_blocks = whole_pairs ? num_pairs : (units + block_units - 1) / block_units;
+  const bool hold_next = busy_blocks * 100 >= blocks * kHoldNextPercent;
   if (lane < 2) owners[warp][lane].pair = -1;
   __syncwarp();
   if (count == 0) {
-    let_next_start();
+    if (!hold_next) let_next_start();
     wait_for_previous();
   } else {
-    Ring<kDim> ring(rings + warp * S::kRingBytes, own_barriers, schedule, problem, begin, count, tiles);
+    const Place own = place_of(schedule, begin + min(lane, count - 1));
+    Place place = {shuffle(own.sequence, 0), shuffle(own.pair, 0), shuffle(own.unit, 0)};
+    const auto rope_row = [&]([[maybe_unused]] int sequence) {
+      if constexpr (kTurns) return tokens.angles.rows[schedule.tokens[sequence]];
+      return 0;
+    };
+    // On its way while block tables are.
+    const int first_rope_row = rope_row(place.sequence);
+    Ring<kDim> ring(rings + warp * S::kRingBytes, own_barriers, schedule, problem, begin, count, tiles, own, kTurns);
+    const auto make_turned = [&] {
+      if constexpr (kTurns) {
+        return TurnedRows<T, kDim>(tokens, problem, turned_rows + warp * turned_bytes);
+      } else {
+        return NoTokens{};
+      }
+    };
+    [[maybe_unused]] const auto turned = make_turned();
+    if constexpr (kTurns) turned.look_up(first_rope_row);
     // What the next kernel reads ahead must not stand in the way.
-    let_next_start();
+    if (!hold_next) let_next_start();
     wait_for_previous();
     ring.fill();
     PairState<T, kDim> state;
-    Place place = place_of(schedule, begin);
     bool begun_elsewhere = place.unit > 0;
     int cells = schedule.units_of(place.sequence);
     for (int i = 0; i < count;) {
@@ -371,15 +430,27 @@ __global__ void __launch_bounds__(32 * Shape<kDim>::kMaxWarps, 1) decode_kernel(
       const int token = schedule.tokens[place.sequence];
       const int kv_head = place.pair / tiles, tile = place.pair % tiles;
       const int real_rows = min(problem.group - tile * kPartRows, kPartRows);
-      state.start(problem, token, kv_head, tile);
+      const int first_head = kv_head * problem.group + tile * kPartRows;
       const int stop = min(count, i + cells - place.unit);
       int key = (first / kCellKeys + place.unit) * kCellKeys;
       place.unit += stop - i;
+      [[maybe_unused]] bool has_newest = false;
+      if constexpr (kTurns) {
+        // Behind the release of the last cell no lane needs the rows of the pair before.
+        has_newest = turned.fetch(token, kv_head, first_head, real_rows, place.unit == cells, /*store=*/tile == 0);
+        state.load_queries(turned, real_rows);
+      } else {
+        state.load_queries(problem, token, first_head, real_rows);
+      }
+      state.start(problem, first_head, real_rows);
       for (; i < stop; ++i, key += kCellKeys) {
-        state.add(ring.wait(i), key, first, context, problem, rules, factor);
+        const uint32_t cell = ring.wait(i);
+        if constexpr (kTurns) {
+          if (has_newest && key + kCellKeys >= context) turned.add_newest(ring.cell(i), context - 1 - key, real_rows);
+        }
+        state.add(cell, key, first, context, problem, rules, factor);
         ring.release(i);
       }
-      const int first_head = kv_head * problem.group + tile * kPartRows;
       if (place.unit == cells && !begun_elsewhere) {
         state.write_out(problem, token, first_head, real_rows, factor);
       } else {
@@ -404,6 +475,7 @@ __global__ void __launch_bounds__(32 * Shape<kDim>::kMaxWarps, 1) decode_kernel(
         do ++place.sequence;
         while (place.sequence < schedule.sequences && schedule.units_of(place.sequence) == 0);
         cells = place.sequence < schedule.sequences ? schedule.units_of(place.sequence) : 0;
+        if constexpr (kTurns) turned.look_up(rope_row(place.sequence));
       }
     }
   }
@@ -477,32 +549,55 @@ int num_blocks(const Device& device) {
   return device.num_multiprocessors;
 }
 
-template <typename T, int kDim>
-void run(const AttentionProblem& problem, const GpuStream& stream) {
-  using S = Shape<kDim>;
-  constexpr size_t kWarpBytes = S::kRingBytes + S::kStages * 8;
-  constexpr size_t kReserved = 1024;  // what the kernel declares itself, and the system's
-  const size_t available = stream.device().shared_memory_per_block - kReserved;
-  static OncePerDevice prepare;
-  prepare([&] { allow_shared_memory(decode_kernel<T, kDim>, available); });
-  const size_t lists = Schedule<kCellKeys>::bytes(problem.num_sequences);
-  const size_t warps = std::min<size_t>(S::kMaxWarps, (available - lists) / kWarpBytes);
-  launch("attention", decode_kernel<T, kDim>, dim3(num_blocks(stream.device())), dim3(32 * warps),
-         warps * kWarpBytes + lists, stream, problem);
+/// Shared memory of a launch.
+template <int kDim>
+struct Room {
+  static constexpr size_t kReserved = 1024;  // what the kernel declares itself, and the system's
+  static constexpr size_t kWarpBytes = Shape<kDim>::kRingBytes + Shape<kDim>::kStages * 8;
+
+  Room(const AttentionProblem& problem, const Device& device)
+      : available(device.shared_memory_per_block - kReserved),
+        lists(Schedule<kCellKeys>::bytes(problem.num_sequences)),
+        warps(std::min<size_t>(Shape<kDim>::kMaxWarps, (available - lists) / kWarpBytes)) {}
+
+  /// `turned`: of a warp.
+  size_t bytes(size_t turned = 0) const { return warps * (kWarpBytes + turned) + lists; }
+
+  size_t available, lists, warps;
+};
+
+template <int kDim>
+size_t turned_bytes(const AttentionProblem& problem) {
+  return TurnedRows<Half, kDim>::bytes(problem.group);  // of all types
 }
 
-template <typename T>
-void run_any(const AttentionProblem& problem, const GpuStream& stream) {
-  switch (problem.head_dim) {
-    case 64: return run<T, 64>(problem, stream);
-    case 80: return run<T, 80>(problem, stream);
-    case 96: return run<T, 96>(problem, stream);
-    case 112: return run<T, 112>(problem, stream);
-    case 128: return run<T, 128>(problem, stream);
-    case 160: return run<T, 160>(problem, stream);
-    case 192: return run<T, 192>(problem, stream);
-    case 256: return run<T, 256>(problem, stream);
-    default: QUIRE_CHECK(false, "head_dim=", problem.head_dim);
+template <typename T, int kDim, typename Tokens>
+void run(const AttentionProblem& problem, const Tokens& tokens, const GpuStream& stream) {
+  const auto kernel = decode_kernel<T, kDim, Tokens>;
+  const Room<kDim> room(problem, stream.device());
+  static OncePerDevice prepare;
+  prepare([&] { allow_shared_memory(kernel, room.available); });
+  const size_t turned = std::is_same_v<Tokens, NoTokens> ? 0 : turned_bytes<kDim>(problem);
+  launch("attention", kernel, dim3(num_blocks(stream.device())), dim3(static_cast<unsigned>(32 * room.warps)),
+         room.bytes(turned), stream, problem, tokens);
+}
+
+template <int kDim>
+using Dim = std::integral_constant<int, kDim>;
+
+/// Work(Dim<128>{}) say.
+template <typename Work>
+auto with_dim(int head_dim, Work&& work) {
+  switch (head_dim) {
+    case 64: return work(Dim<64>{});
+    case 80: return work(Dim<80>{});
+    case 96: return work(Dim<96>{});
+    case 112: return work(Dim<112>{});
+    case 128: return work(Dim<128>{});
+    case 160: return work(Dim<160>{});
+    case 192: return work(Dim<192>{});
+    case 256: return work(Dim<256>{});
+    default: QUIRE_CHECK(false, "head_dim=", head_dim);
   }
 }
 
@@ -518,7 +613,31 @@ size_t decode_counters(const Device& device) {
 }
 
 void attend_decode(const AttentionProblem& problem, DType dtype, const GpuStream& stream) {
-  dtype == DType::kBFloat16 ? run_any<BFloat>(problem, stream) : run_any<Half>(problem, stream);
+  with_dim(problem.head_dim, [&](auto dim) {
+    if (dtype == DType::kBFloat16) {
+      run<BFloat, dim>(problem, NoTokens{}, stream);
+    } else {
+      run<Half, dim>(problem, NoTokens{}, stream);
+    }
+  });
+}
+
+bool roped_decode_has_room(const AttentionProblem& problem, const Device& device) {
+  return with_dim(problem.head_dim, [&](auto dim) {
+    const Room<dim> room(problem, device);
+    return room.bytes(turned_bytes<dim>(problem)) <= room.available;
+  });
+}
+
+void attend_decode_roped(const RopeKvWriteArgs& rope, const AttentionProblem& problem, DType dtype,
+                         const GpuStream& stream) {
+  with_dim(problem.head_dim, [&](auto dim) {
+    if (dtype == DType::kBFloat16) {
+      run<BFloat, dim>(problem, new_tokens_of<BFloat>(rope), stream);
+    } else {
+      run<Half, dim>(problem, new_tokens_of<Half>(rope), stream);
+    }
+  });
 }
 
 }  // namespace quire::gpu

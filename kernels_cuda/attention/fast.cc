@@ -1,6 +1,7 @@
 // Which of the kernels on tensor cores does attention, if one does.
 #include <algorithm>
 #include <iterator>
+#include <limits>
 
 #include "kernels_cuda/attention/problem.h"
 
@@ -36,7 +37,37 @@ void attend_many(const AttentionProblem& problem, DType dtype, bool single_queri
   }
 }
 
+/// Tokens' heads at the same places, in the same order.
+bool are_same(const Tensor& a, const Tensor& b) {
+  return a.data == b.data && a.dtype == b.dtype && a.shape == b.shape && a.strides == b.strides;
+}
+
+bool are_same(const KvLayer& a, const KvLayer& b) {
+  return a.data == b.data && a.dtype == b.dtype && a.block_bytes == b.block_bytes && a.block_size == b.block_size &&
+         a.num_kv_heads == b.num_kv_heads && a.head_dim == b.head_dim && a.v_head_dim == b.v_head_dim &&
+         a.values_in_keys == b.values_in_keys;
+}
+
 }  // namespace
+
+bool attend_roped(const RopeKvWriteArgs& rope, const AttentionArgs& args, const AttentionProblem& problem,
+                  const GpuStream& stream) {
+  const Device& device = stream.device();
+  const RaggedBatch& batch = *args.batch;
+  const KvLayer& kv = args.kv;
+  if (!are_same(rope.q, args.q) || !are_same(rope.kv.kv, kv) || rope.kv.k.shape[0] != batch.num_tokens) return false;
+  if (!suits_tensor_cores(args, device) || !has_common_width(kv)) return false;
+  const int64_t pairs = rope.rope.cos.shape[1];
+  if (pairs == 0 || !turns_in_chunks(rope)) return false;
+  // Where all sequences have one query a token's number is its sequence's.
+  if (batch.max_query_len != 1 || batch.num_tokens != batch.num_sequences) return false;
+  if (stream.resources().deterministic || batch.num_sequences > kMaxDecodeSequences) return false;
+  // Numbers of slots are divided as 32 bits.
+  if (kv.num_blocks * kv.block_size > std::numeric_limits<int32_t>::max()) return false;
+  if (!roped_decode_has_room(problem, device)) return false;
+  attend_decode_roped(rope, problem, kv.dtype, stream);
+  return true;
+}
 
 bool attend_fast(const AttentionArgs& args, const AttentionProblem& problem, const GpuStream& stream) {
   const Device& device = stream.device();

@@ -3,6 +3,7 @@
 // thread turns or copies one pair or one component. Both are limited by the launch at a few tokens, by memory at many.
 #include <cstdint>
 
+#include "kernels_cuda/attention/put_off.h"
 #include "kernels_cuda/attention/rope_chunks.cuh"
 #include "kernels_cuda/common/launch.cuh"
 #include "kernels_cuda/common/numbers.cuh"
@@ -86,9 +87,7 @@ __global__ void __launch_bounds__(kThreads)
   y = from_float<T>(imaginary * c + real * s);
 }
 
-}  // namespace
-
-void kv_write(const KvWriteArgs& args, Stream& stream) {
+void launch_kv_write(const KvWriteArgs& args, const GpuStream& stream) {
   const Pages pages = pages_of(args.kv, args.slots);
   const int heads = args.kv.num_kv_heads;
   const bool values_too = !args.kv.values_in_keys;
@@ -100,50 +99,59 @@ void kv_write(const KvWriteArgs& args, Stream& stream) {
   with_type(args.k.dtype, [&](auto source) {
     using T = decltype(source);
     with_type(args.kv.dtype, [&](auto cache) {
-      launch("kv_write", kv_write_kernel<T, decltype(cache)>, blocks_for(items), dim3(kThreads), 0, as_gpu(stream),
+      launch("kv_write", kv_write_kernel<T, decltype(cache)>, blocks_for(items), dim3(kThreads), 0, stream,
              heads_of<const T>(args.k), heads_of<const T>(args.v), pages, heads, values_too, whole_chunks, items);
     });
   });
 }
 
-void rope_kv_write(const RopeKvWriteArgs& args, Stream& stream) {
-  if (as_gpu(stream).chain(args)) return;
+}  // namespace
+
+bool turns_in_chunks(const RopeKvWriteArgs& args) {
+  const Tensor& k = args.kv.k;
+  const int64_t elements = kChunkBytes / dtype_bytes(k.dtype);
+  const auto aligned = [](const Tensor& table) { return reinterpret_cast<uintptr_t>(table.data) % kChunkBytes == 0; };
+  return k.dtype == args.kv.kv.dtype && args.rope.cos.shape[1] % elements == 0 && has_whole_chunks(args.q) &&
+         has_whole_chunks(k) && (args.kv.kv.values_in_keys || has_whole_chunks(args.kv.v)) && aligned(args.rope.cos) &&
+         aligned(args.rope.sin);
+}
+
+void launch_rope_kv_write(const RopeKvWriteArgs& args, const GpuStream& stream) {
   const Tensor& k = args.kv.k;
   const int64_t tokens = k.shape[0];
   const int q_heads = static_cast<int>(args.q.shape[1]), kv_heads = static_cast<int>(k.shape[1]);
-  const Angles angles{.rows = args.rope.rows,
-                      .cos = args.rope.cos.as<const float>(),
-                      .sin = args.rope.sin.as<const float>(),
-                      .pairs = static_cast<int>(args.rope.cos.shape[1]),
-                      .interleaved = args.rope.layout == RopeLayout::kInterleaved};
+  const Angles angles = angles_of(args.rope);
   if (tokens == 0) return;
-  const Pages pages = pages_of(args.kv.kv, args.kv.slots);
-  const bool values_too = !args.kv.kv.values_in_keys;
-  const int elements = static_cast<int>(kChunkBytes / dtype_bytes(k.dtype));
-  const auto aligned = [](const float* table) { return reinterpret_cast<uintptr_t>(table) % kChunkBytes == 0; };
-  const bool in_chunks = k.dtype == args.kv.kv.dtype && angles.pairs % elements == 0 && has_whole_chunks(args.q) &&
-                         has_whole_chunks(k) && (!values_too || has_whole_chunks(args.kv.v)) && aligned(angles.cos) &&
-                         aligned(angles.sin);
+  const bool in_chunks = turns_in_chunks(args);
   with_type(k.dtype, [&](auto type) {
     using T = decltype(type);
     if (!in_chunks) {
       const int64_t items = tokens * (q_heads + kv_heads) * angles.pairs;
-      launch("rope_kv_write", rope_pairs_kernel<T>, blocks_for(items), dim3(kThreads), 0, as_gpu(stream),
-             heads_of<T>(args.q), heads_of<T>(k), angles, q_heads, kv_heads, items);
+      launch("rope_kv_write", rope_pairs_kernel<T>, blocks_for(items), dim3(kThreads), 0, stream, heads_of<T>(args.q),
+             heads_of<T>(k), angles, q_heads, kv_heads, items);
       return;
     }
     const RopeChunks<T> chunks{.q = heads_of<T>(args.q),
                                .k = heads_of<T>(k),
                                .v = heads_of<const T>(args.kv.v),
                                .angles = angles,
-                               .pages = pages,
+                               .pages = pages_of(args.kv.kv, args.kv.slots),
                                .q_heads = q_heads,
                                .kv_heads = kv_heads,
-                               .values_too = values_too};
+                               .values_too = !args.kv.kv.values_in_keys};
     const int64_t items = tokens * chunks.token_items();
-    launch("rope_kv_write", rope_chunks_kernel<T>, blocks_for(items), dim3(kThreads), 0, as_gpu(stream), chunks, items);
+    launch("rope_kv_write", rope_chunks_kernel<T>, blocks_for(items), dim3(kThreads), 0, stream, chunks, items);
   });
-  if (!in_chunks) kv_write(args.kv, stream);
+  if (!in_chunks) launch_kv_write(args.kv, stream);
+}
+
+void kv_write(const KvWriteArgs& args, Stream& stream) {
+  launch_kv_write(args, as_gpu(stream));
+}
+
+void rope_kv_write(const RopeKvWriteArgs& args, Stream& stream) {
+  GpuStream& gpu = as_gpu(stream);
+  if (!gpu.chain(args)) gpu.put_off(args);
 }
 
 }  // namespace quire::gpu

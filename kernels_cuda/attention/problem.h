@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include "backend/ops/attention.h"
+#include "backend/ops/fused.h"
 #include "kernels_cuda/attention/kv_layout.h"
 #include "kernels_cuda/stream.h"
 
@@ -44,6 +45,10 @@ struct AttentionProblem {
 /// Do it with kernels of the vendor's own, on the units that multiply matrices; false if they do not take these types,
 /// widths or places. In attention/fast.cc of either tree.
 bool attend_fast(const AttentionArgs& args, const AttentionProblem& problem, const GpuStream& stream);
+/// The same together with the op before it, in one kernel. To the bit what both give one after the other; false if
+/// there is no such kernel for these.
+bool attend_roped(const RopeKvWriteArgs& rope, const AttentionArgs& args, const AttentionProblem& problem,
+                  const GpuStream& stream);
 size_t fast_attention_scratch_bytes(const Device& device);
 size_t fast_attention_counters(const Device& device);
 
@@ -58,6 +63,11 @@ constexpr int kMaxDecodeSequences = 1024;
 
 /// The sequences with one query, on tensor cores. Splits the keys of all evenly over the GPU.
 void attend_decode(const AttentionProblem& problem, DType dtype, const GpuStream& stream);
+/// Where all sequences have one query: turn q and k as well, and write k and v into the cache. With as many warps, so
+/// that keys are cut at the same places; is there shared memory for them?
+bool roped_decode_has_room(const AttentionProblem& problem, const Device& device);
+void attend_decode_roped(const RopeKvWriteArgs& rope, const AttentionProblem& problem, DType dtype,
+                         const GpuStream& stream);
 size_t decode_scratch_bytes(const Device& device);
 size_t decode_counters(const Device& device);
 

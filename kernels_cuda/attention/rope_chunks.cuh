@@ -2,8 +2,10 @@
 // or copies one.
 #pragma once
 
+#include <cmath>
 #include <cstdint>
 
+#include "backend/ops/rope.h"
 #include "kernels_cuda/attention/kv_page.cuh"
 #include "kernels_cuda/common/numbers.cuh"
 
@@ -77,6 +79,14 @@ struct Angles {
   bool interleaved;
 };
 
+inline Angles angles_of(const RopeArgs& args) {
+  return {.rows = args.rows,
+          .cos = args.cos.as<const float>(),
+          .sin = args.sin.as<const float>(),
+          .pairs = static_cast<int>(args.cos.shape[1]),
+          .interleaved = args.layout == RopeLayout::kInterleaved};
+}
+
 /// Turns two chunks of a head of one token: a and b are the pairs (half layout), or neighbours inside each are.
 template <typename T>
 class Turn {
@@ -107,14 +117,16 @@ class Turn {
   }
 
  private:
+  /// Rounded at the same places in all kernels, whatever the compiler would have fused.
   __device__ void turn(T& x, T& y, int i) const {
     const float real = to_float(x), imaginary = to_float(y);
-    x = from_float<T>(real * cos_[i] - imaginary * sin_[i]);
-    y = from_float<T>(imaginary * cos_[i] + real * sin_[i]);
+    x = from_float<T>(fmaf(real, cos_[i], -(imaginary * sin_[i])));
+    y = from_float<T>(fmaf(imaginary, cos_[i], real * sin_[i]));
   }
 
   bool interleaved_;
-  float cos_[kElements], sin_[kElements];
+  alignas(sizeof(float4)) float cos_[kElements];
+  alignas(sizeof(float4)) float sin_[kElements];
 };
 
 /// Items of a token: for each head of q and k its pairs of chunks, then for each head of k the chunks that are not

@@ -83,12 +83,13 @@ __device__ bool make_schedule(const Schedule<kUnit>& schedule, const AttentionPr
   const int end = min(begin + each, schedule.sequences);
   int sum = 0;
   for (int s = begin; s < end; ++s) {
-    const int token = problem.query_start[s];
-    const int context = problem.context_lens[s];
+    // All are on their way before the first is stored, behind which the compiler would not dare to load.
+    const int token = problem.query_start[s], next_token = problem.query_start[s + 1];
+    const int context = problem.context_lens[s], table = problem.block_starts[s];
     schedule.contexts[s] = context;
-    schedule.tables[s] = problem.block_starts[s];
+    schedule.tables[s] = table;
     schedule.tokens[s] = token;
-    if (context > 0 && problem.query_start[s + 1] - token == 1) {
+    if (context > 0 && next_token - token == 1) {
       const int units = (context + kUnit - 1) / kUnit - schedule.first_key(s) / kUnit;
       many |= units > few;
       sum += units;

@@ -150,7 +150,7 @@ class ProgramChain final : public Chain {
       } else {
         run_program(program_, dtype_, head_dim == 0 ? 64 : head_dim, stream);
       }
-      if (last_rope) rope_kv_write(*last_rope, stream);
+      if (last_rope) launch_rope_kv_write(*last_rope, stream);
     } catch (...) {
       enqueuing_ = false;
       throw;

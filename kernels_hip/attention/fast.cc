@@ -39,6 +39,10 @@ bool attend_fast(const AttentionArgs& args, const AttentionProblem& problem, con
   return true;
 }
 
+bool attend_roped(const RopeKvWriteArgs&, const AttentionArgs&, const AttentionProblem&, const GpuStream&) {
+  return false;
+}
+
 /// At least for the parts of sequences that attend_generic() shares out: its 512 blocks, 16 parts, 4 heads of 128.
 size_t fast_attention_scratch_bytes(const Device& device) {
   return std::max(decode_scratch_bytes(device), size_t{512} * 16 * 4 * (128 + 2) * sizeof(float));

@@ -1,0 +1,164 @@
+// What a warp of decode.cu does of rope_kv_write: it turns the queries of its (sequence, kv head) pair and, if it has
+// the pair's last keys, the newest key, which it writes into the cache with its value and puts into the cell that it
+// reads them from. Chunks of 16 bytes are turned as rope_chunks.cuh does it, to the same bits.
+#pragma once
+
+#include "backend/ops/fused.h"
+#include "kernels_cuda/attention/cells.cuh"
+#include "kernels_cuda/attention/problem.h"
+#include "kernels_cuda/attention/rope_chunks.cuh"
+#include "kernels_cuda/attention/split.cuh"
+
+namespace quire::gpu {
+
+/// The keys and values of a step's tokens, one of each sequence; their queries are the problem's.
+template <typename T>
+struct NewTokens {
+  Heads<const T> k, v;
+  Angles angles;
+  const int64_t* slots;
+  std::byte* pages;
+};
+
+template <typename T>
+NewTokens<T> new_tokens_of(const RopeKvWriteArgs& args) {
+  return {.k = heads_of<const T>(args.kv.k),
+          .v = heads_of<const T>(args.kv.v),
+          .angles = angles_of(args.rope),
+          .slots = args.kv.slots,
+          .pages = static_cast<std::byte*>(args.kv.kv.data)};
+}
+
+/// Angles in shared memory, and rows: a pair's queries, then the newest key and its value.
+template <typename T, int kDim>
+class TurnedRows {
+ public:
+  static constexpr int kChunks = Cell<kDim>::kChunks;
+  /// Of 8 rows that follow each other, a chunk each lies in 8 different banks.
+  static constexpr int kStride = (kChunks + 1) * kChunkBytes;
+  static_assert(kChunks % 2 == 0);
+  /// Cosines, then sines.
+  static constexpr int kAnglesBytes = kDim * static_cast<int>(sizeof(float));
+
+  __host__ __device__ static constexpr size_t bytes(int group) {
+    return kAnglesBytes + static_cast<size_t>((group < kPartRows ? group : kPartRows) + 2) * kStride;
+  }
+
+  /// A lane has two chunks of a row that form pairs, or one that is not turned, the same of several rows.
+  __device__ TurnedRows(const NewTokens<T>& tokens, const AttentionProblem& problem, std::byte* memory)
+      : tokens_(tokens),
+        problem_(problem),
+        angles_(reinterpret_cast<float*>(memory)),
+        rows_(memory + kAnglesBytes),
+        head_pairs_(tokens.angles.pairs / kElements),
+        item_(lane() % items()) {}
+
+  /// Ask for the angles of a token, before q, k and v are there, too. `rope_row`: of the tables.
+  __device__ void look_up(int rope_row) const {
+    const int pairs = tokens_.angles.pairs, first = lane() * 4;
+    if (first >= pairs) return;
+    const int64_t from = static_cast<int64_t>(rope_row) * pairs + first;
+    async_copy_16(angles_ + first, tokens_.angles.cos + from);
+    async_copy_16(angles_ + pairs + first, tokens_.angles.sin + from);
+  }
+
+  /// Once q, k and v are there, and all lanes are done with the pair before. `last`: key and value, too; `store`: these
+  /// into the cache. Whether the row behind the queries is a key that belongs there.
+  __device__ bool fetch(int token, int kv_head, int first_head, int num_queries, bool last, bool store) const {
+    const int at_once = 32 / items();
+    const int first = lane() / items();
+    const int count = first < at_once ? num_queries + (last ? 2 : 0) : 0;
+    const T* const queries = static_cast<const T*>(problem_.q) + token * problem_.q_token_stride;
+    // In registers there would be no room for what is under way.
+#pragma unroll 1
+    for (int row = first; row < count; row += at_once) {
+      const T* const from = row < num_queries   ? queries + (first_head + row) * problem_.q_head_stride
+                            : row > num_queries ? tokens_.v.at(token, kv_head)
+                                                : tokens_.k.at(token, kv_head);
+      const Items own = items_of(row > num_queries);
+      if (own.first >= 0) async_copy_16(row_chunk(row, own.first), from + own.first * kElements);
+      if (own.second >= 0) async_copy_16(row_chunk(row, own.second), from + own.second * kElements);
+    }
+    async_copy_commit();
+    const int slot = last ? static_cast<int>(tokens_.slots[token]) : -1;
+    const int block_size = problem_.layout.block_size;
+    std::byte* const head =
+        tokens_.pages + slot / block_size * problem_.block_bytes + kv_head * problem_.head_bytes;  // of the page
+    async_copy_wait<0>();
+    __syncwarp();
+    const Angles angles{.cos = angles_,
+                        .sin = angles_ + tokens_.angles.pairs,
+                        .pairs = tokens_.angles.pairs,
+                        .interleaved = tokens_.angles.interleaved};
+    const Turn<T> turn(angles, 0, is_turned() ? item_ : 0);
+#pragma unroll 1
+    for (int row = first; row < count; row += at_once) {
+      const bool is_value = row > num_queries;
+      const Items own = items_of(is_value);
+      if (!is_value && is_turned()) {
+        Chunk a = *row_chunk(row, own.first), b = *row_chunk(row, own.second);
+        turn(a, b);
+        *row_chunk(row, own.first) = a;
+        *row_chunk(row, own.second) = b;
+      }
+      if (row < num_queries || !store || slot < 0) continue;
+      auto* const to = reinterpret_cast<Chunk*>(head) + (is_value ? problem_.layout.values : 0);
+      const auto copy = [&](int chunk) {
+        if (chunk >= 0) to[kv_chunk_place(chunk, slot % block_size, kChunks, block_size)] = *row_chunk(row, chunk);
+      };
+      copy(own.first);
+      copy(own.second);
+    }
+    __syncwarp();
+    return slot >= 0;
+  }
+
+  /// For load_matrices(): chunk 2 * pair + `odd` of a query.
+  __device__ uint32_t query_address(int pair, int row, int odd) const {
+    return shared_address(row_chunk(row, 2 * pair + odd));
+  }
+
+  /// Put the key and the value behind the queries into their cell, which lies there as it was in the cache: row `row`
+  /// of it.
+  __device__ void add_newest(std::byte* cell, int row, int num_queries) const {
+    if (lane() < kChunks) {
+      auto* const to = reinterpret_cast<Chunk*>(cell) + kv_chunk_place(lane(), row, kChunks, kCellKeys);
+      to[0] = *row_chunk(num_queries, lane());
+      to[Cell<kDim>::kHalfBytes / kChunkBytes] = *row_chunk(num_queries + 1, lane());
+    }
+    fence_for_copies();  // the next cell that is copied to this place comes after
+    __syncwarp();
+  }
+
+ private:
+  static constexpr int kElements = kChunkBytes / sizeof(T);
+  using Chunk = typename Turn<T>::Chunk;
+
+  /// Chunks of a row; -1: none.
+  struct Items {
+    int first, second;
+  };
+
+  __device__ static int lane() { return static_cast<int>(threadIdx.x) % 32; }
+  __device__ int items() const { return kChunks - head_pairs_; }
+  __device__ bool is_turned() const { return item_ < head_pairs_; }
+
+  __device__ Items items_of(bool is_value) const {
+    if (is_value) return item_ < kChunks / 2 ? Items{item_, item_ + kChunks / 2} : Items{-1, -1};
+    if (!is_turned()) return {item_ + head_pairs_, -1};
+    return tokens_.angles.interleaved ? Items{2 * item_, 2 * item_ + 1} : Items{item_, item_ + head_pairs_};
+  }
+
+  __device__ Chunk* row_chunk(int row, int chunk) const {
+    return reinterpret_cast<Chunk*>(rows_ + row * kStride) + chunk;
+  }
+
+  const NewTokens<T>& tokens_;
+  const AttentionProblem& problem_;
+  float* const angles_;
+  std::byte* const rows_;
+  const int head_pairs_;
+  const int item_;
+};
+
+}  // namespace quire::gpu
