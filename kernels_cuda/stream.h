@@ -72,9 +72,11 @@ class GpuStream final : public Stream {
   /// The same of products of several rows.
   template <typename Args>
   bool chain_rows(const Args& args) {
+    if (rows_chain_ == nullptr || !rows_chain_->fits(args)) return false;
     enqueue(chain_);
     put_off_.enqueue(*this);
-    return rows_chain_ != nullptr && rows_chain_->take(args, *this);
+    rows_chain_->take(args, *this);
+    return true;
   }
   /// Put an op off that no chain has taken, right behind chain(args).
   void put_off(const RopeKvWriteArgs& args) { put_off_.put(args); }

@@ -20,10 +20,6 @@ namespace {
 /// Products from which on a chain is faster than its ops one by one: each saves some microseconds, while the kernel
 /// begins with empty rings.
 constexpr int kLeastProducts = 3;
-/// And bytes of a product, in the mean: what is read ahead covers the time between small ones no better than kernels do
-/// that overlap. On an H200 a step of Llama-3.2-1B (30 MB) takes 2 % longer as a chain, of Llama-3-8B (109 MB) 11 %
-/// less.
-constexpr size_t kLeastMeanBytes = size_t{40} << 20;
 
 /// Arguments that own all that they point to in the host's memory.
 struct TakenProduct {

@@ -1,17 +1,18 @@
-// A chain of products of 2 to 64 rows as one kernel. What limits it is the read of the weights, as for one row
+// A chain of products of 2 to 8 rows as one kernel. What limits it is the read of the weights, as for one row
 // (chain.cu): a thread of each block does nothing but ask for weights, as far ahead as its ring in shared memory
 // reaches, also over the end of a product, while the blocks wait for each other's results.
 //
-// The rows are the rows of the tensor cores' product and the matrix's rows its columns, so that a tile has any number
-// of those: every block has about as much to read. A second thread asks for x, unit by unit of K, once it is there.
-// Where x would be read too often, because tiles have few columns, blocks compute parts of a tile's sums, over a part of
-// K each, and leave them in memory for the phase of rows that follows. Whole sums wait in shared memory, where x was:
-// what becomes of them is said in a loop, since as many copies of it as a thread has sums take longer to be fetched than
-// a tile's product.
+// The rows are among the 64 rows of the tensor cores' product and the matrix's rows its columns, so that a tile has any
+// number of those: every block has about as much to read. A second thread asks for x once it is there. Tiles of few
+// columns take their time for each unit of K, whatever comes with it: where all blocks would have such, they compute
+// parts of wider tiles' sums, over a part of K each, and leave them in memory for the phase of rows that follows. Whole
+// sums wait in shared memory: what becomes of them is said in a loop, since as many copies of it as a thread has sums
+// take longer to be fetched than a tile's product.
 //
-// Phases follow each other: products, and between them what is done row by row, each by a block: parts of sums are added
-// up, in the order of K, and the norm is made. Each block counts its arrival behind its part of a phase, and whoever
-// reads what a phase has made waits until all have. All blocks must be there at once: the launch is a cooperative one.
+// Phases follow each other: products, and between them what is done row by row, each by a block: parts of sums are
+// added up, in the order of K, and the norm is made. Each block counts its arrival behind its part of a phase, and
+// whoever reads what a phase has made waits until all have. All blocks must be there at once: the launch is a
+// cooperative one.
 #include "kernels_cuda/chain/ring.cuh"
 #include "kernels_cuda/chain/rows_program.h"
 #include "kernels_cuda/common/launch.cuh"
@@ -30,24 +31,24 @@ constexpr int kRowsThreads = kRowThreads + 64;  // two warpgroups that compute, 
 struct RowsRoom {
   std::byte* weights;
   std::byte* x;
-  float* sums;  ///< of the norm
+  float* sums;  ///< of a tile
+  float* norm_sums;
   Barrier* weights_full;
   Barrier* weights_free;
   Barrier* x_full;
   Barrier* x_free;
-  Barrier* x_returned;  ///< what is x's was lent to a tile's sums, and is not any more
   RowsLink* links;  ///< as parameters they would be read at the pace of memory that is busy with weights
 
   __device__ RowsRoom(std::byte* shared, const RowsProgram& program)
       : weights(shared + (1024 - shared_address(shared) % 1024) % 1024),
         x(weights + program.weight_stages * kRowsWeightStage),
-        sums(reinterpret_cast<float*>(x + rows_x_bytes(program.x_stages, program.box_rows))),
-        weights_full(reinterpret_cast<Barrier*>(reinterpret_cast<std::byte*>(sums) + kRowsSumBytes)),
+        sums(reinterpret_cast<float*>(x + kXBytes)),
+        norm_sums(sums + kTileSums),
+        weights_full(reinterpret_cast<Barrier*>(norm_sums + kNormSums)),
         weights_free(weights_full + kMostWeightStages),
         x_full(weights_free + kMostWeightStages),
-        x_free(x_full + kMostXStages),
-        x_returned(x_free + kMostXStages),
-        links(reinterpret_cast<RowsLink*>(x_returned + 1)) {}
+        x_free(x_full + kXStages),
+        links(reinterpret_cast<RowsLink*>(x_free + kXStages)) {}
 };
 
 /// Of the threads that compute.
@@ -61,7 +62,7 @@ class RowsJobs {
   __device__ explicit RowsJobs(const RowsLink& link)
       : splits_(link.splits),
         num_jobs_(link.tiles * link.splits),
-        units_((link.product.k + kRowsUnit - 1) / kRowsUnit),
+        units_(link.product.k / kRowsUnit),
         units_of_part_((units_ + splits_ - 1) / splits_),
         job_(static_cast<int>(blockIdx.x)) {}
 
@@ -72,7 +73,9 @@ class RowsJobs {
   __device__ int begin() const { return min(part() * units_of_part_, units_); }
   __device__ int end() const { return min(begin() + units_of_part_, units_); }
   /// Units of K of a stage.
-  __device__ static int units_per_stage(const RowsLink& link) { return kRowsWeightStage / rows_unit_bytes(link.columns); }
+  __device__ static int units_per_stage(const RowsLink& link) {
+    return kRowsWeightStage / rows_unit_bytes(link.columns);
+  }
 
  private:
   int splits_, num_jobs_, units_, units_of_part_, job_;
@@ -109,35 +112,28 @@ class Phases {
   int done_ = 0;
 };
 
-/// By one thread: all weights that the block multiplies, as fast as there is room for them.
+/// By one thread: all weights that the block multiplies, as fast as there is room for them. What a stage holds behind
+/// the end of a job, or of K, is not looked at.
 __device__ void bring_weights(const RowsProgram& program, const RowsRoom& room) {
   const uint64_t policy = read_once_policy();
   Position at, arriving;  // the latter: the oldest stage that has been asked for and has not been seen to be there
   int num_arriving = 0;
   for (int i = 0; i < program.num_links; ++i) {
     const RowsLink& link = room.links[i];
-    const CUtensorMap& map = program.maps[i].weights;
+    const bool gated = link.product.rule.gated;
     const int per_stage = RowsJobs::units_per_stage(link);
-    const int unit_bytes = rows_unit_bytes(link.columns);
     for (RowsJobs jobs(link); jobs.has_job(); jobs.next()) {
       for (int unit = jobs.begin(); unit < jobs.end(); unit += per_stage) {
-        const int count = min(per_stage, jobs.end() - unit);
         Barrier* const full = room.weights_full + at.stage;
-        std::byte* const stage = room.weights + at.stage * kRowsWeightStage;
         wait(room.weights_free + at.stage, static_cast<int>(at.parity ^ 1));  // at the first round passed at once
         if (++num_arriving > kMostWeightsArriving) {
           wait(room.weights_full + arriving.stage, static_cast<int>(arriving.parity));
           arriving.advance(program.weight_stages);
         }
-        arrive_and_expect(full, count * unit_bytes);
-        for (int j = 0; j < count; ++j) {
-          const int column = (unit + j) * kRowsUnit;
-          if (link.product.rule.gated) {
-            copy_box(stage + j * unit_bytes, map, full, column, 0, 0, jobs.tile() * (link.columns / 16), 0, policy);
-          } else {
-            copy_box(stage + j * unit_bytes, map, full, column, jobs.tile() * link.columns, policy);
-          }
-        }
+        arrive_and_expect(full, per_stage * rows_unit_bytes(link.columns));
+        copy_box(room.weights + at.stage * kRowsWeightStage, program.maps[i].weights, full, 0,
+                 gated ? 0 : jobs.tile() * link.columns, 0, gated ? jobs.tile() * (link.columns / 16) : 0, unit,
+                 policy);
         at.advance(program.weight_stages);
       }
     }
@@ -150,8 +146,6 @@ __device__ void bring_x(const RowsProgram& program, const RowsRoom& room) {
   const Phases phases(program);
   Position at;
   int phase = 0;
-  int num_jobs = 0;
-  const int unit_bytes = rows_unit_bytes(program.box_rows);
   for (int i = 0; i < program.num_links; ++i) {
     const RowsLink& link = room.links[i];
     if (link.begins_with_rows) ++phase;
@@ -160,18 +154,13 @@ __device__ void bring_x(const RowsProgram& program, const RowsRoom& room) {
       phases.wait_for(phase - 1);
       fence_for_copies_of_memory();
     }
-    for (; jobs.has_job(); jobs.next(), ++num_jobs) {
-      wait(room.x_returned, num_jobs % 2 ^ 1);
+    for (; jobs.has_job(); jobs.next()) {
       for (int unit = jobs.begin(); unit < jobs.end(); unit += kXUnits) {
-        const int count = min(kXUnits, jobs.end() - unit);
         Barrier* const full = room.x_full + at.stage;
         wait(room.x_free + at.stage, static_cast<int>(at.parity ^ 1));
-        arrive_and_expect(full, count * unit_bytes);
-        for (int j = 0; j < count; ++j) {
-          std::byte* const to = room.x + (at.stage * kXUnits + j) * unit_bytes;
-          copy_box(to, program.maps[i].x, full, (unit + j) * kRowsUnit, 0);
-        }
-        at.advance(program.x_stages);
+        arrive_and_expect(full, kXStage);
+        copy_box(room.x + at.stage * kXStage, program.maps[i].x, full, 0, 0, 0, 0, unit);
+        at.advance(kXStages);
       }
     }
     ++phase;
@@ -212,9 +201,9 @@ __device__ void sum_job(const RowsProgram& program, const RowsRoom& room, const 
   for (int unit = begin; unit < end; ++unit) {
     if (in_stage == 0) wait(room.weights_full + at.weights.stage, static_cast<int>(at.weights.parity));
     if (in_x == 0) wait(room.x_full + at.x.stage, static_cast<int>(at.x.parity));
-    const uint64_t x = operand(room.x + (at.x.stage * kXUnits + in_x) * rows_unit_bytes(program.box_rows));
-    const uint64_t weights = operand(room.weights + at.weights.stage * kRowsWeightStage +
-                                     in_stage * rows_unit_bytes(link.columns) + own);
+    const uint64_t x = operand(room.x + at.x.stage * kXStage + in_x * rows_unit_bytes(kMostRows));
+    const uint64_t weights =
+        operand(room.weights + at.weights.stage * kRowsWeightStage + in_stage * rows_unit_bytes(link.columns) + own);
     begin_products();
 #pragma unroll
     for (int step = 0; step < kRowsUnit / 16; ++step) {
@@ -227,7 +216,7 @@ __device__ void sum_job(const RowsProgram& program, const RowsRoom& room, const 
     read_x = ends_x ? at.x.stage : -1;
     if (ends_x) {
       in_x = 0;
-      at.x.advance(program.x_stages);
+      at.x.advance(kXStages);
     }
     const bool ends_stage = ++in_stage == per_stage || unit + 1 == end;
     read_weights = ends_stage ? at.weights.stage : -1;
@@ -277,37 +266,28 @@ __device__ void finish_columns(const RowProduct& product, int row, int unit, flo
     if (product.rule.gated) add_to(others, four_of(product.bias, product.units + unit));
   }
   if (product.has_activation) {
-    values = make_float4(activate_roughly(product.rule, values.x, others.x),
-                         activate_roughly(product.rule, values.y, others.y),
-                         activate_roughly(product.rule, values.z, others.z),
-                         activate_roughly(product.rule, values.w, others.w));
+    values = make_float4(
+        activate_roughly(product.rule, values.x, others.x), activate_roughly(product.rule, values.y, others.y),
+        activate_roughly(product.rule, values.z, others.z), activate_roughly(product.rule, values.w, others.w));
   }
   if (product.residual != nullptr) add_to(values, residuals_of(product, row, unit));
   store_columns<T>(product, row, unit, values);
 }
 
-/// Where the sum of a tile's row and column waits, counted in floats: of each warpgroup, `columns` of them, row by row,
-/// so far apart that eight rows begin in different banks.
-__device__ inline int place_of_sum(int row, int column, int columns) {
-  const int behind = column >= columns ? kMostRows * (columns + 8) - columns : 0;
-  return behind + row * (columns + 8) + column;
+/// Where the sum of a tile's row and column waits, counted in floats.
+__device__ inline int place_of_sum(int row, int column) {
+  return row * kTileSumStride + column;
 }
 
-/// Leave a job's sums where x was. All warps must be done with that.
-template <int kColumns>
-__device__ void leave_sums(const RowsLink& link, float* to, const float (&sums)[kColumns / 2]) {
-  const int thread = static_cast<int>(threadIdx.x) % 128, lane = thread % 32;
-  const int first = static_cast<int>(threadIdx.x) / 128 * kColumns + lane % 4 * 2;
-  to += place_of_sum(thread / 32 * 16 + lane / 4, first, kColumns);
+/// Do something with all sums of rows that are there: `use(row, column, sums)`, two columns, counted in the tile.
+template <int kColumns, typename Use>
+__device__ void for_sums(int tokens, const float (&sums)[kColumns / 2], Use&& use) {
+  static_assert(kMostRows == 8);  // those of the first warp, and of these the first half
+  const int thread = static_cast<int>(threadIdx.x) % 128;
+  const int first = static_cast<int>(threadIdx.x) / 128 * kColumns + thread % 4 * 2;
+  if (thread / 4 >= tokens) return;
 #pragma unroll
-  for (int half = 0; half < 2; ++half) {
-    if (thread / 32 * 16 + lane / 4 + half * 8 >= link.product.tokens) continue;
-#pragma unroll
-    for (int j = 0; j < kColumns / 8; ++j) {
-      *reinterpret_cast<float2*>(to + half * 8 * (kColumns + 8) + j * 8) =
-          make_float2(sums[4 * j + 2 * half], sums[4 * j + 2 * half + 1]);
-    }
-  }
+  for (int j = 0; j < kColumns / 8; ++j) use(thread / 4, first + j * 8, make_float2(sums[4 * j], sums[4 * j + 1]));
 }
 
 /// What becomes of the sums of a tile.
@@ -323,57 +303,34 @@ __device__ void finish_tile(const RowsLink& link, int tile, const float* sums) {
     const int column = i % per_row * 4;
     const int unit = first_unit + column;
     if (unit >= product.units) continue;
-    const auto sums_at = [&](int place) {
-      return *reinterpret_cast<const float4*>(sums + place_of_sum(row, place, link.columns / 2));
-    };
+    const auto sums_at = [&](int place) { return *reinterpret_cast<const float4*>(sums + place_of_sum(row, place)); };
     // Gated, eight gates lie before their partners.
     const int place = gated ? column / 8 * 16 + column % 8 : column;
     finish_columns<T>(product, row, unit, sums_at(place), gated ? sums_at(place + 8) : float4{});
   }
 }
 
-/// Sums of a part of K, to where those who add them up look.
-template <int kColumns>
-__device__ void leave_part(const RowsLink& link, const RowsJobs& jobs, const float (&sums)[kColumns / 2]) {
-  const int thread = static_cast<int>(threadIdx.x) % 128, lane = thread % 32;
-  const int tokens = link.product.tokens, units = link.product.units;
-  const int first = jobs.tile() * link.columns + static_cast<int>(threadIdx.x) / 128 * kColumns + lane % 4 * 2;
-#pragma unroll
-  for (int half = 0; half < 2; ++half) {
-    const int row = thread / 32 * 16 + lane / 4 + half * 8;
-    if (row >= tokens) continue;
-    float* const to = link.parts + (int64_t{jobs.part()} * tokens + row) * units + first;
-#pragma unroll
-    for (int j = 0; j < kColumns / 8; ++j) {
-      if (first + j * 8 >= units) break;
-      *reinterpret_cast<float2*>(to + j * 8) = make_float2(sums[4 * j + 2 * half], sums[4 * j + 2 * half + 1]);
-    }
-  }
-}
-
-/// By all threads that compute, when nothing of a tile's sums is needed any more: x may come.
-__device__ void return_x(const RowsRoom& room) {
-  fence_for_copies();
-  __syncwarp();
-  if (threadIdx.x % 32 == 0) arrive(room.x_returned);
-}
-
 /// A product whose tiles have 2 * kColumns columns.
 template <typename T, int kColumns>
 __device__ void run_product(const RowsProgram& program, const RowsRoom& room, const RowsLink& link, Reading& at) {
+  const int tokens = link.product.tokens, units = link.product.units;
   for (RowsJobs jobs(link); jobs.has_job(); jobs.next()) {
     float sums[kColumns / 2];
     sum_job<T, kColumns>(program, room, link, jobs, at, sums);
     if (link.splits > 1) {
-      leave_part<kColumns>(link, jobs, sums);
+      float* const part = link.parts + int64_t{jobs.part()} * tokens * units;
+      for_sums<kColumns>(tokens, sums, [&](int row, int column, float2 two) {
+        const int unit = jobs.tile() * link.columns + column;
+        if (unit < units) *reinterpret_cast<float2*>(part + row * units + unit) = two;
+      });
     } else {
-      auto* const left = reinterpret_cast<float*>(room.x);
+      rows_barrier();  // nobody reads those of the tile before
+      for_sums<kColumns>(tokens, sums, [&](int row, int column, float2 two) {
+        *reinterpret_cast<float2*>(room.sums + place_of_sum(row, column)) = two;
+      });
       rows_barrier();
-      leave_sums<kColumns>(link, left, sums);
-      rows_barrier();
-      finish_tile<T>(link, jobs.tile(), left);
+      finish_tile<T>(link, jobs.tile(), room.sums);
     }
-    return_x(room);
   }
 }
 
@@ -459,7 +416,8 @@ __device__ bool run_rows(const RowsRoom& room, const RowsLink* summed, const Row
         held[i] = value[0];
       }
     }
-    norm.make(static_cast<T*>(normed->normed) + row * normed->normed_stride, room.sums, rows_barrier, HeldRow{held, x});
+    norm.make(static_cast<T*>(normed->normed) + row * normed->normed_stride, room.norm_sums, rows_barrier,
+              HeldRow{held, x});
     rows_barrier();
   }
   return true;
@@ -500,12 +458,9 @@ __global__ void __launch_bounds__(kRowsThreads, 1) rows_kernel(const __grid_cons
     init_barrier(room.weights_full + thread, 1);
     init_barrier(room.weights_free + thread, kRowWarps);
   }
-  if (thread < program.x_stages) {
+  if (thread < kXStages) {
     init_barrier(room.x_full + thread, 1);
     init_barrier(room.x_free + thread, kRowWarps);
-  }
-  if (thread == 0) {
-    init_barrier(room.x_returned, kRowWarps);
   }
   publish_barriers();
   static_assert(sizeof(RowsLink) % 8 == 0 && offsetof(RowsProgram, links) % 8 == 0);
@@ -535,7 +490,8 @@ void run(const RowsProgram& program, const GpuStream& stream) {
   static OncePerDevice prepare;
   prepare([&] { allow_shared_memory(kernel, stream.device().shared_memory_per_block); });
   check(vendor::launch_together(kernel, dim3(static_cast<unsigned>(stream.device().num_multiprocessors)),
-                                dim3(kRowsThreads), rows_shared_bytes(program), stream.handle(), program),
+                                dim3(kRowsThreads), rows_shared_bytes(program.weight_stages, program.num_links),
+                                stream.handle(), program),
         "a chain of products");
 }
 

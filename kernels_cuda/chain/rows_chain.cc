@@ -18,8 +18,6 @@ namespace {
 
 /// Products from which on a chain is faster than its ops one by one.
 constexpr size_t kLeastRowsProducts = 2;
-/// And bytes of a product, in the mean.
-constexpr size_t kLeastRowsMeanBytes = size_t{8} << 20;
 
 /// A product as both ops have it: x is what is normed, if there is a norm.
 struct Product {
@@ -60,7 +58,7 @@ bool fits(const Product& product) {
   const int64_t rows = product.x.shape[0];
   if (rows < 2 || rows > kMostRows || weight.groups != 1) return false;
   if (weight.dtype != DType::kBFloat16 && weight.dtype != DType::kFloat16) return false;
-  if (weight.k % 8 != 0 || weight.n % (product.gated() ? 16 : 8) != 0) return false;
+  if (weight.k % kRowsUnit != 0 || weight.n % (product.gated() ? 16 : 8) != 0) return false;
   if (product.rows().dtype != weight.dtype || !is_aligned(product.rows())) return false;
   if (product.out.dtype != weight.dtype && product.out.dtype != DType::kFloat32) return false;
   if (!is_aligned(product.out) || (product.residual && !is_aligned(product.residual))) return false;
@@ -75,23 +73,20 @@ struct Cut {
   int splits = 1;
 };
 
-/// An estimate of the time that a product takes with a cut, in ns, from what is read: the matrix from memory, once, and
-/// x from the second-level cache, by each block that needs it. Figures of an H200.
+/// An estimate of the time that a product takes with a cut, in ns. Figures of an H200.
 double estimate_ns(const Product& product, const Cut& cut, int num_blocks) {
-  constexpr double kMemory = 4300, kCache = 5500, kBlock = 60;  // bytes per ns; of all, all, and one block
-  constexpr double kUnitNs = 170;                               // that a unit takes at least
-  constexpr double kPartNs = 1500;                              // that leaving parts, and adding them up, take
+  constexpr double kMemory = 4300, kBlock = 60;  // bytes per ns; of all, and of one block
+  constexpr double kUnitNs = 210;                // that a unit takes at least
+  constexpr double kPartNs = 1500;               // that leaving parts, and adding them up, take
   const int64_t tiles = (product.weight->n + cut.columns - 1) / cut.columns;
   const int64_t jobs = tiles * cut.splits;
-  const int64_t units = (product.weight->k + kRowsUnit - 1) / kRowsUnit;
-  const auto rows = static_cast<double>(product.x.shape[0]);
+  const int64_t units = product.weight->k / kRowsUnit;
   const auto units_of_job = static_cast<double>((units + cut.splits - 1) / cut.splits);
+  const double bytes = units_of_job * rows_unit_bytes(cut.columns);
   double ns = 0;
   for (int64_t done = 0; done < jobs; done += num_blocks) {
     const auto running = static_cast<double>(std::min<int64_t>(jobs - done, num_blocks));
-    const double weights = units_of_job * rows_unit_bytes(cut.columns);
-    const double both = weights + units_of_job * rows_unit_bytes(1) * rows;
-    ns += std::max({running * weights / kMemory, running * both / kCache, both / kBlock, units_of_job * kUnitNs});
+    ns += std::max({running * bytes / kMemory, bytes / kBlock, units_of_job * kUnitNs});
     if (cut.splits > 1) ns += kPartNs;
   }
   return ns;
@@ -99,7 +94,7 @@ double estimate_ns(const Product& product, const Cut& cut, int num_blocks) {
 
 Cut choose_cut(const Product& product, int num_blocks) {
   constexpr int64_t kLeastUnitsOfPart = 4;
-  const int64_t units = (product.weight->k + kRowsUnit - 1) / kRowsUnit;
+  const int64_t units = product.weight->k / kRowsUnit;
   Cut best;
   double least = estimate_ns(product, best, num_blocks);
   for (int columns = 32; columns <= kMostRowsColumns; columns += 32) {
@@ -125,24 +120,35 @@ RowProduct row_product_of(const Product& product) {
   return row_product(args);
 }
 
-RowsMaps maps_of(const Product& product, const Cut& cut, uint32_t box_rows) {
+/// K as units of it, the outermost dimension: all of a stage comes by one copy, of which each takes its time.
+RowsMaps maps_of(const Product& product, const Cut& cut) {
   const DType dtype = product.weight->dtype;
   const int64_t n = product.weight->n, k = product.weight->k, half = n / 2;
   const void* const weights = product.weight->data.data();
   const auto columns = static_cast<uint32_t>(cut.columns);
+  const auto units = static_cast<uint32_t>(kRowsWeightStage / rows_unit_bytes(cut.columns));
   const Tensor& rows = product.rows();
-  return {.weights = product.gated() ? make_tensor_map<5>(dtype, weights, {k, 8, 2, half / 8, 1},
-                                                          {k, half * k, 8 * k, n * k}, {kRowsUnit, 8, 2, columns / 16, 1})
-                                     : make_tensor_map<2>(dtype, weights, {k, n}, {k}, {kRowsUnit, columns}),
-          .x = make_tensor_map<2>(dtype, rows.data, {k, rows.shape[0]}, {rows.strides[0]}, {kRowsUnit, box_rows})};
+  const int64_t stride = rows.strides[0];
+  RowsMaps maps;
+  maps.weights = product.gated()
+                     ? make_tensor_map<5>(dtype, weights, {kRowsUnit, 8, 2, half / 8, k / kRowsUnit},
+                                          {k, half * k, 8 * k, kRowsUnit}, {kRowsUnit, 8, 2, columns / 16, units})
+                     : make_tensor_map<5>(dtype, weights, {kRowsUnit, n, 1, 1, k / kRowsUnit},
+                                          {k, n * k, n * k, kRowsUnit}, {kRowsUnit, columns, 1, 1, units});
+  maps.x = make_tensor_map<5>(dtype, rows.data, {kRowsUnit, rows.shape[0], 1, 1, k / kRowsUnit},
+                              {stride, rows.shape[0] * stride, rows.shape[0] * stride, kRowsUnit},
+                              {kRowsUnit, kMostRows, 1, 1, kXUnits});
+  return maps;
 }
 
 class ProgramRowsChain final : public RowsChain {
  public:
   ProgramRowsChain(const Device& device, ChainUse use) : device_(device), use_(use) {}
 
-  bool take(const LinearArgs& args, const GpuStream& stream) override { return add(args, stream); }
-  bool take(const NormedLinearArgs& args, const GpuStream& stream) override { return add(args, stream); }
+  bool fits(const LinearArgs& args) const override { return !enqueuing_ && gpu::fits(Product(args)); }
+  bool fits(const NormedLinearArgs& args) const override { return !enqueuing_ && gpu::fits(Product(args)); }
+  void take(const LinearArgs& args, const GpuStream& stream) override { add(args, stream); }
+  void take(const NormedLinearArgs& args, const GpuStream& stream) override { add(args, stream); }
 
   bool empty() const override { return taken_.empty(); }
 
@@ -166,8 +172,7 @@ class ProgramRowsChain final : public RowsChain {
 
  private:
   template <typename Args>
-  bool add(const Args& args, const GpuStream& stream) {
-    if (enqueuing_ || !fits(Product(args))) return false;
+  void add(const Args& args, const GpuStream& stream) {
     if (!taken_.empty()) {
       // A chain has one type, so many rows, and a limit to its length: what does not fit begins a new one.
       const Product first = product_of(taken_.front());
@@ -176,14 +181,13 @@ class ProgramRowsChain final : public RowsChain {
       if (!fits_in) enqueue(stream);
     }
     taken_.emplace_back(args);
-    return true;
   }
 
   bool pays(const std::vector<TakenProduct>& products) const {
     size_t bytes = 0;
     for (const TakenProduct& taken : products) bytes += product_of(taken).weight->data.bytes();
     return products.size() >= kLeastRowsProducts &&
-           (use_ == ChainUse::kAlways || bytes >= products.size() * kLeastRowsMeanBytes);
+           (use_ == ChainUse::kAlways || bytes >= products.size() * kLeastMeanBytes);
   }
 
   static void enqueue_alone(const TakenProduct& taken, GpuStream& stream) {
@@ -199,7 +203,6 @@ class ProgramRowsChain final : public RowsChain {
     const int64_t rows = first.x.shape[0];
     const int num_blocks = device_.num_multiprocessors;
     program_.num_links = program_.num_phases = 0;
-    program_.box_rows = static_cast<int32_t>((rows + 7) / 8 * 8);
     bool has_parts = false;  // of the link before
     for (const TakenProduct& taken : products) {
       const Product product = product_of(taken);
@@ -216,15 +219,12 @@ class ProgramRowsChain final : public RowsChain {
       link.tiles = static_cast<int32_t>((product.weight->n + cut.columns - 1) / cut.columns);
       link.splits = static_cast<int16_t>(cut.splits);
       link.columns = static_cast<int16_t>(cut.columns);
-      program_.maps[program_.num_links] = maps_of(product, cut, static_cast<uint32_t>(program_.box_rows));
+      program_.maps[program_.num_links] = maps_of(product, cut);
       ++program_.num_links;
       program_.num_phases += link.begins_with_rows ? 2 : 1;
     }
     if (has_parts) ++program_.num_phases;
-    const int behind = rows_unit_bytes(kMostRows - program_.box_rows);
-    program_.x_stages = std::min((kMostXBytes - behind) / (kXUnits * rows_unit_bytes(program_.box_rows)), kMostXStages);
-    program_.weight_stages = 0;
-    const size_t beside = rows_shared_bytes(program_);
+    const size_t beside = rows_shared_bytes(0, program_.num_links);
     program_.weight_stages =
         std::min(static_cast<int>((device_.shared_memory_per_block - beside) / kRowsWeightStage), kMostWeightStages);
     // Behind the counter of a Chain's launches.

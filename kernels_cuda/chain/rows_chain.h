@@ -9,16 +9,19 @@ namespace quire::gpu {
 
 class GpuStream;
 
-/// Products of 2 to 64 rows that a stream has taken but not enqueued yet: several that follow each other become one
+/// Products of 2 to 8 rows that a stream has taken but not enqueued yet: several that follow each other become one
 /// kernel (rows.cu), in which weights are read with hardly a pause. As a Chain (chain.h) is for the ops of one row.
 class RowsChain {
  public:
   virtual ~RowsChain() = default;
 
-  /// Take an op, if it can be a link. What its arguments point to in the device's memory, and weights, must be there
-  /// until it has run.
-  virtual bool take(const LinearArgs& args, const GpuStream& stream) = 0;
-  virtual bool take(const NormedLinearArgs& args, const GpuStream& stream) = 0;
+  /// Whether an op can be a link.
+  virtual bool fits(const LinearArgs& args) const = 0;
+  virtual bool fits(const NormedLinearArgs& args) const = 0;
+  /// Take one that can. What its arguments point to in the device's memory, and weights, must be there until it has
+  /// run.
+  virtual void take(const LinearArgs& args, const GpuStream& stream) = 0;
+  virtual void take(const NormedLinearArgs& args, const GpuStream& stream) = 0;
 
   virtual bool empty() const = 0;
   /// Enqueue what has been taken. While that goes on nothing is taken.

@@ -26,7 +26,7 @@ using test::rounding_of;
 struct Shape {
   DType dtype = DType::kBFloat16;
   int64_t rows = 5;
-  int64_t width = 256, mixed = 320, ffn_width = 208, qkv = 416;
+  int64_t width = 256, mixed = 320, ffn_width = 192, qkv = 416;
   bool gated = true;
   bool biases = false;
   bool layer_norm = false;
@@ -193,33 +193,37 @@ class RowsChainTest : public testing::Test {
 
 TEST_F(RowsChainTest, segments_in_a_row_are_products_one_by_one) {
   for (const DType dtype : {DType::kBFloat16, DType::kFloat16}) {
-    for (const int64_t rows : {2, 3, 8, 9, 16, 33, 63, 64}) check({.dtype = dtype, .rows = rows});
+    for (const int64_t rows : {2, 3, 5, 7, 8}) check({.dtype = dtype, .rows = rows});
   }
 }
 
 TEST_F(RowsChainTest, what_families_add) {
   check({.rows = 7, .biases = true});
-  check({.rows = 20, .biases = true, .layer_norm = true, .row_gap = 8});
-  check({.rows = 12, .gated = false, .biases = true});
-  check({.rows = 12, .wide_results = true, .row_gap = 16});
+  check({.rows = 6, .biases = true, .layer_norm = true, .row_gap = 8});
+  check({.rows = 2, .gated = false, .biases = true});
+  check({.rows = 8, .wide_results = true, .row_gap = 16});
 }
 
-TEST_F(RowsChainTest, widths_that_fill_no_tile_and_no_unit) {
-  check({.rows = 4, .width = 8, .mixed = 8, .ffn_width = 8, .qkv = 8});
-  check({.rows = 6, .width = 40, .mixed = 72, .ffn_width = 24, .qkv = 88, .gated = false});
-  check({.rows = 17, .width = 200, .mixed = 136, .ffn_width = 600, .qkv = 1000});
+TEST_F(RowsChainTest, widths_that_fill_no_tile_and_no_stage) {
+  check({.rows = 4, .width = 64, .mixed = 64, .ffn_width = 64, .qkv = 8});
+  check({.rows = 6, .width = 128, .mixed = 192, .ffn_width = 64, .qkv = 88, .gated = false});
+  check({.rows = 7, .width = 192, .mixed = 128, .ffn_width = 640, .qkv = 1000});
+  check({.rows = 5, .width = 4160, .mixed = 64, .ffn_width = 64, .qkv = 64, .segments = 1});
+  // No part of a chain.
+  check({.rows = 3, .width = 200, .mixed = 136, .ffn_width = 72, .qkv = 1000});
+  check({.rows = 9});
 }
 
 TEST_F(RowsChainTest, sums_shared_by_several_blocks) {
-  check({.rows = 5, .width = 32, .mixed = 1024, .ffn_width = 1096, .qkv = 32});
-  check({.rows = 64, .width = 64, .mixed = 2056, .ffn_width = 640, .qkv = 48});
-  check({.rows = 33, .width = 1032, .mixed = 512, .ffn_width = 16, .qkv = 24, .biases = true});
+  check({.rows = 5, .width = 64, .mixed = 1024, .ffn_width = 1088, .qkv = 32});
+  check({.rows = 8, .width = 64, .mixed = 2048, .ffn_width = 640, .qkv = 48});
+  check({.rows = 3, .width = 1088, .mixed = 512, .ffn_width = 64, .qkv = 24, .biases = true});
 }
 
 TEST_F(RowsChainTest, layers_of_a_real_model) {
   if (dlopen("libgpu_on_cpu.so", RTLD_NOW | RTLD_NOLOAD) != nullptr) GTEST_SKIP() << "takes a GPU on the CPU minutes";
   const Shape llama{.width = 4096, .mixed = 4096, .ffn_width = 14336, .qkv = 6144};
-  for (const int64_t rows : {2, 8, 16, 31, 48, 64}) {
+  for (const int64_t rows : {2, 8}) {
     Shape shape = llama;
     shape.rows = rows;
     check(shape);
@@ -241,7 +245,7 @@ TEST_F(RowsChainTest, a_segment_is_one_kernel) {
 
 TEST_F(RowsChainTest, recorded) {
   if (!accelerator()->records_graphs()) GTEST_SKIP() << "records no graphs";
-  Segments segments({.rows = 21});
+  Segments segments({.rows = 4});
   segments.run(false);
   const Numbers expected = segments.qkv();
   accelerator()->begin_recording(segments.stream());
@@ -251,7 +255,7 @@ TEST_F(RowsChainTest, recorded) {
     segments.reset();
     graph->launch(segments.stream());
     segments.stream().synchronize();
-    for (int64_t r = 0; r < 21; ++r) ASSERT_TRUE(segments.qkv().row_bits_equal(r, expected, r)) << i;
+    for (int64_t r = 0; r < 4; ++r) ASSERT_TRUE(segments.qkv().row_bits_equal(r, expected, r)) << i;
   }
 }
 
