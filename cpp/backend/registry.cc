@@ -35,7 +35,7 @@ constexpr std::array<GpuBackend, 2> kGpuBackends = {
       "run and measured on compute capability 9.0 (H100, H200); the others are compiled only"},
      {"hip", "libquire_hip.so", "build quire with QUIRE_HIP=1 where hipcc is on the PATH",
       "it needs ROCm's runtime (Debian: libamdhip64-5, ROCm's own packages: hip-runtime-amd)",
-      "compiled only: not run, and not measured, on AMD's GPUs; the same sources pass on the CPU, most on an NVIDIA "
+      "compiled only: not run, and not measured, on AMD's GPUs; the same sources pass on the CPU and on an NVIDIA "
       "GPU"}}};
 
 /// The folder that this library, or the program or Python module it is part of, lies in.

@@ -23,7 +23,7 @@
 namespace quire::gpu {
 namespace {
 
-constexpr int kRowsThreads = kRowThreads + 64;  // two warpgroups that compute, and two warps that ask for copies
+constexpr int kBlockThreads = kRowThreads + 64;  // two warpgroups that compute, and two warps that ask for copies
 
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
 
@@ -449,7 +449,7 @@ __device__ void compute(const RowsProgram& program, const RowsRoom& room) {
 #endif
 
 template <typename T>
-__global__ void __launch_bounds__(kRowsThreads, 1) rows_kernel(const __grid_constant__ RowsProgram program) {
+__global__ void __launch_bounds__(kBlockThreads, 1) rows_kernel(const __grid_constant__ RowsProgram program) {
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
   QUIRE_DYNAMIC_SHARED(std::byte, shared);
   const RowsRoom room(shared, program);
@@ -465,7 +465,7 @@ __global__ void __launch_bounds__(kRowsThreads, 1) rows_kernel(const __grid_cons
   publish_barriers();
   static_assert(sizeof(RowsLink) % 8 == 0 && offsetof(RowsProgram, links) % 8 == 0);
   const auto* const from = reinterpret_cast<const uint64_t*>(&program.links);
-  for (int i = thread; i < program.num_links * static_cast<int>(sizeof(RowsLink) / 8); i += kRowsThreads) {
+  for (int i = thread; i < program.num_links * static_cast<int>(sizeof(RowsLink) / 8); i += kBlockThreads) {
     reinterpret_cast<uint64_t*>(room.links)[i] = load_parameter(from + i);
   }
   if (thread < program.num_links) {
@@ -490,7 +490,7 @@ void run(const RowsProgram& program, const GpuStream& stream) {
   static OncePerDevice prepare;
   prepare([&] { allow_shared_memory(kernel, stream.device().shared_memory_per_block); });
   check(vendor::launch_together(kernel, dim3(static_cast<unsigned>(stream.device().num_multiprocessors)),
-                                dim3(kRowsThreads), rows_shared_bytes(program.weight_stages, program.num_links),
+                                dim3(kBlockThreads), rows_shared_bytes(program.weight_stages, program.num_links),
                                 stream.handle(), program),
         "a chain of products");
 }

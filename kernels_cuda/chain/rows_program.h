@@ -47,6 +47,8 @@ struct RowsProgram {
   unsigned* arrivals = nullptr;  ///< [2] of blocks behind phases, ever; and those before this program
 };
 
+static_assert(sizeof(RowsProgram) <= 4096, "parameters of a kernel, with older toolkits");
+
 // Shared memory of a block, and how much of it goes to what.
 
 constexpr int kRowsUnit = 64;  ///< of K
