@@ -22,8 +22,8 @@ constexpr int kFirstTimes = 6;
 /// What is enqueued ends that soon once the ranks have been stopped.
 constexpr milliseconds kEndsWithin{10000};
 
-/// From how many bytes on the library is faster than our own kernels, which use half of what goes over the link: between
-/// two H200s (NVLink 4) 4 MiB take 29 and 33 us, 8 MiB 58 and 45. Between more an estimate.
+/// From how many bytes on the library is faster than our own kernels, which use half of what goes over the link:
+/// between two H200s (NVLink 4) 4 MiB take 29 and 33 us, 8 MiB 58 and 45. Between more an estimate.
 constexpr int64_t library_from_bytes(int num_ranks) {
   return int64_t{num_ranks <= 2 ? 6 : 4} << 20;
 }
