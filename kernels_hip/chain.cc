@@ -1,5 +1,6 @@
 // Chains of ops are one kernel each for NVIDIA alone: it lives on bulk copies and on all blocks waiting for each other.
 #include "kernels_cuda/chain/chain.h"
+
 #include "kernels_cuda/chain/rows_chain.h"
 
 namespace quire::gpu {

@@ -215,8 +215,8 @@ Result launch_clusters(void (*kernel)(Params...), dim3 grid, int cluster, dim3 b
   return cudaLaunchKernelEx(&config, kernel, std::forward<Params>(params)...);
 }
 
-/// How many clusters of so many blocks the device holds at a time. Its multiprocessors come in groups that a cluster does
-/// not cross, so this is less than one might think.
+/// How many clusters of so many blocks the device holds at a time. Its multiprocessors come in groups that a cluster
+/// does not cross, so this is less than one might think.
 template <typename... Params>
 Result most_clusters(int* clusters, void (*kernel)(Params...), int cluster, dim3 block, size_t shared_bytes) {
   cudaLaunchAttribute attribute{};

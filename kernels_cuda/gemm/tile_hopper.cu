@@ -426,7 +426,7 @@ CUtensorMap weight_map(const TileProduct& product, DType dtype) {
   if (product.activates && product.rule.gated) {
     const int64_t half = n / 2;
     return make_tensor_map<5>(dtype, product.weight, {k, 8, 2, half / 8, matrices}, {k, half * k, 8 * k, n * k},
-                       {kUnit, 8, 2, kTileColumns / 16, 1});
+                              {kUnit, 8, 2, kTileColumns / 16, 1});
   }
   return make_tensor_map<2>(dtype, product.weight, {k, matrices * n}, {k}, {kUnit, kTileColumns});
 }
@@ -461,7 +461,8 @@ void launch_tiles(const TileProduct& product, DType dtype, int cluster, const Gp
   // The stride of a single row may be anything.
   const int64_t stride = product.num_x_rows == 1 ? (int64_t{product.k} + 7) / 8 * 8 : product.x_stride;
   constexpr uint32_t kRowsAtOnce = kTogether == Together::kShareRows ? kRows / 2 : kRows;
-  const CUtensorMap x = make_tensor_map<2>(dtype, product.x, {product.k, product.num_x_rows}, {stride}, {kUnit, kRowsAtOnce});
+  const CUtensorMap x =
+      make_tensor_map<2>(dtype, product.x, {product.k, product.num_x_rows}, {stride}, {kUnit, kRowsAtOnce});
   int clusters = clusters_at_once<T, kRows, kTogether>(cluster);
   if (product.row_tiles == nullptr) {
     const int tiles_at_once = kTogether == Together::kShareRows ? cluster : 1;

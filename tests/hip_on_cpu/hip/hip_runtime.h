@@ -181,6 +181,6 @@ inline hipError_t hipFuncSetAttribute(const void*, hipFuncAttribute, int) {
 }
 // A kernel's address and those of its arguments do not say what types a call here must give it. They are taken from
 // the names that the only caller has for both, launch() of kernels_hip/compat.h.
-#define hipLaunchKernel(address, grid, block, arguments, shared_bytes, stream)                                \
+#define hipLaunchKernel(address, grid, block, arguments, shared_bytes, stream)                                 \
   (static_cast<void>(arguments), gpu_on_cpu::launch(kernel, grid, block, shared_bytes, {}, stream, params...), \
    hipSuccess)
