@@ -105,6 +105,8 @@ python_tests() {
   (cd "$build" && QUIRE_TEST_DEVICE=cuda QUIRE_BACKEND_PATH=$backends QUIRE_CHAIN=always \
     python -m pytest "$root/tests/parity/test_golden.py" -q -p no:cacheprovider --rootdir "$root/tests" \
     -k "as_users and (float32 or bfloat16-0) and ($families)")
+  (cd "$build" && QUIRE_TEST_DEVICE=cuda QUIRE_BACKEND_PATH=$backends GPU_ON_CPU_DEVICES=2 \
+    python -m pytest "$root/tests/python/test_tensor_parallel.py" -q -p no:cacheprovider --rootdir "$root/tests" -k "info or command_line or seeds")
 }
 
 steps=("$@")

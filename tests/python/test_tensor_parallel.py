@@ -64,7 +64,7 @@ def test_streams_and_cancelled_requests_leave_it_usable(pair: LLM) -> None:
     assert "".join(piece.outputs[0].text for piece in pair.stream("once more", params) if piece.outputs) == whole
 
 
-def test_info_tells_what_each_rank_has(run_quire: Run, tiny_llama: Path) -> None:
+def test_info_tells_what_each_rank_has(run_quire: Run, tiny_llama: Path, device: str) -> None:
     one = json.loads(run_quire("info", str(tiny_llama), "--json").stdout)
     two = json.loads(run_quire("info", str(tiny_llama), "-tp", "2", "--json").stdout)
     assert (one["tensor_parallel_size"], two["tensor_parallel_size"]) == (1, 2)
@@ -72,6 +72,8 @@ def test_info_tells_what_each_rank_has(run_quire: Run, tiny_llama: Path) -> None
     assert two["num_parameters"] == one["num_parameters"]
     assert two["kv_bytes_per_token"] * 2 == one["kv_bytes_per_token"]
     assert two["weight_bytes"] < one["weight_bytes"]
+    # GPUs have room for what they send each other, and it is in the plan.
+    assert (two["workspace_bytes"] - one["workspace_bytes"] > 16 << 20) == (device != "cpu")
     assert "ranks        2, of which each has what follows" in run_quire("info", str(tiny_llama), "-tp", "2").stdout
 
 
