@@ -59,7 +59,7 @@ class Heads8 {
     uint4 runs[4][kRuns];
   };
 
-  /// Of the queries in shared memory, in bytes from head to head: see kLineBytes.
+  /// Of the queries in shared memory, in bytes from head to head: see line_begin().
   static constexpr int kQueryStride = kDim * 2 + 64;
 
   /// `queries`: shared memory for 8 of them, and behind them the key and the value of the token.
@@ -257,7 +257,7 @@ class TokenRows {
     const int turned_row = angles.rows[0];
     // Two chunks, or one that has no partner.
     const int items = kChunks - head_pairs_;
-    for (int i = static_cast<int>(threadIdx.x); i < kRows * items; i += kRowThreads) {
+    for (int i = thread_anew(); i < kRows * items; i += kRowThreads) {
       const int row = i / items, item = i % items;
       const bool is_value = row == kMostGroup + 1;
       if (is_value && item >= kChunks / 2) continue;
@@ -302,7 +302,7 @@ class TokenRows {
 
 template <typename T, int kDim>
 __device__ void run_attention(const Program& program, int link, const Exchange& exchange, const Room& room) {
-  const Link& own = room.link(link);
+  const Link& own = program.links[link];
   const AttentionLink& attention = own.attention;
   const int warp = static_cast<int>(threadIdx.x) / 32;
   const KeyRange range(attention);
@@ -359,25 +359,25 @@ __device__ void run_attention(const Program& program, int link, const Exchange& 
     load();
   }
   compute_barrier();  // the queries' place is used for what follows
-  constexpr int kPartFloats = kAttentionPart<kDim>;
+  const int part_floats = attention_part(kDim, attention.group);
   float* const of_warps = reinterpret_cast<float*>(room.work);
-  heads.write_part(of_warps + warp * kPartFloats);
+  heads.write_part(of_warps + warp * part_floats);
   compute_barrier();
   AttentionProblem problem;
   problem.out = attention.out;
   problem.out_head_stride = kDim;
   problem.sinks = attention.sinks;
   const PartOwner owner{.first_head = kv_head * attention.group, .rows = attention.group};
-  const Team all{static_cast<int>(threadIdx.x), kRowThreads};
+  const Team all{thread_anew(), kRowThreads};
   const auto tell = [&](int head, int component, uint2 four) {
     const int pair = (head * kDim + component) / 2;
     exchange.put(own, link, pair, four.x);
     exchange.put(own, link, pair + 1, four.y);
   };
-  float* const parts = program.parts + int64_t{kv_head} * range.most_splits * kPartFloats;
+  float* const parts = program.parts + int64_t{kv_head} * range.most_splits * part_floats;
   join<T, kDim, false>(
-      all, owner, kRowWarps, [&](int part) -> const float* { return of_warps + part * kPartFloats; },
-      splits == 1 ? nullptr : parts + split * kPartFloats, problem, tell);
+      all, owner, kRowWarps, [&](int part) -> const float* { return of_warps + part * part_floats; },
+      splits == 1 ? nullptr : parts + split * part_floats, problem, tell);
   if (splits == 1) return;
   compute_barrier();
   if (threadIdx.x == 0) {
@@ -389,7 +389,7 @@ __device__ void run_attention(const Program& program, int link, const Exchange& 
   compute_barrier();
   if (*room.note == 0) return;
   join<T, kDim, true>(
-      all, owner, splits, [&](int part) -> const float* { return parts + part * kPartFloats; }, nullptr, problem, tell);
+      all, owner, splits, [&](int part) -> const float* { return parts + part * part_floats; }, nullptr, problem, tell);
 }
 
 }  // namespace quire::gpu

@@ -52,7 +52,7 @@ struct TakenAttention {
 using TakenOp = std::variant<TakenProduct, RopeKvWriteArgs, TakenAttention>;
 
 /// Of a head's keys, what a block leaves of them for others (attention/split.cuh).
-constexpr size_t kPartBytes = kAttentionPart<128> * sizeof(float);
+constexpr size_t kPartBytes = attention_part(128, kMostGroup) * sizeof(float);
 
 /// Entries of the exchange in whose place launches are counted, and what a RowsChain counts.
 constexpr size_t kExchangeHead = 2;
@@ -122,7 +122,8 @@ class ProgramChain final : public Chain {
     if (!are_dense(args.out)) return false;
     if (args.q.shape[1] / kv.num_kv_heads > kMostGroup || kv.num_kv_heads > device_.num_multiprocessors) return false;
     const Result result{args.out.data, args.q.shape[1] * kv.head_dim, kv.dtype};
-    return add(kv.dtype, kv.head_dim, attention_room(kv.head_dim), TakenAttention(args), result, stream);
+    return add(kv.dtype, kv.head_dim, attention_room(kv.head_dim, static_cast<int>(args.q.shape[1] / kv.num_kv_heads)),
+               TakenAttention(args), result, stream);
   }
 
   bool empty() const override { return taken_.empty(); }
@@ -174,10 +175,9 @@ class ProgramChain final : public Chain {
   bool ends_with_rope() const { return !taken_.empty() && std::holds_alternative<RopeKvWriteArgs>(taken_.back()); }
 
   /// Stages of the ring for which there is memory beside a room of so many bytes.
-  int stages_beside(size_t room, int num_links = kMostLinks) const {
+  int stages_beside(size_t room) const {
     constexpr size_t kReserved = 1024;
-    const size_t taken =
-        kReserved + kSumBytes + kSignalBytes + static_cast<size_t>(num_links) * sizeof(Link) + padded(room);
+    const size_t taken = kReserved + kSumBytes + kSignalBytes + padded(room);
     if (taken > device_.shared_memory_per_block) return 0;
     return static_cast<int>(std::min<size_t>((device_.shared_memory_per_block - taken) / kStageBytes, kMostStages));
   }
@@ -249,7 +249,7 @@ class ProgramChain final : public Chain {
       }
       ++program_.num_links;
     }
-    program_.num_stages = stages_beside(room, program_.num_links);
+    program_.num_stages = stages_beside(room);
     return known && num_entries_ + kExchangeHead <= resources.exchange_entries;
   }
 

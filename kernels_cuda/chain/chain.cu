@@ -16,17 +16,17 @@ namespace {
 
 size_t shared_bytes(const Program& program) {
   return static_cast<size_t>(program.num_stages) * kStageBytes + static_cast<size_t>(program.room_bytes) + kSumBytes +
-         kSignalBytes + static_cast<size_t>(program.num_links) * sizeof(Link);
+         kSignalBytes;
 }
 
 // The warps that ask for weights.
 
 /// By a warp: have brought to the second-level cache what the links from `next` on, up to the next product, read of
 /// memory beside weights: a read from there waits for all the weights that were asked for before it.
-__device__ void prefetch_ahead(const Program& program, const Room& room, int next) {
+__device__ void prefetch_ahead(const Program& program, int next) {
   const int lane = static_cast<int>(threadIdx.x) % 32;
   for (; next < program.num_links; ++next) {
-    const Link& link = room.link(next);
+    const Link& link = program.links[next];
     if (link.kind == Link::Kind::kProduct) {
       if (!link.product.has_norm || link.product.norm_weight == nullptr) return;
       // Each block a few lines for all.
@@ -72,8 +72,9 @@ __device__ inline void bring_barrier() {
     arriving.advance(program.num_stages);
   };
   for (int i = 0; i < program.num_links; ++i) {
-    if (room.link(i).kind != Link::Kind::kProduct) continue;
-    const RowProduct& product = room.link(i).product;
+    if (warp == kBringWarps - 2 && i + kLinksAhead < program.num_links) bring_near(program.links[i + kLinksAhead]);
+    if (program.links[i].kind != Link::Kind::kProduct) continue;
+    const RowProduct& product = program.links[i].product;
     const int units = product.units;
     const int per_tile = units_per_tile(product);
     const int tiles = num_tiles(product);
@@ -101,10 +102,11 @@ __device__ inline void bring_barrier() {
           keep_up();
           if (warp == 0) room.tiles[at.stage] = tile;
           barrier_expect(full, num_lines * bytes);
-          const uint32_t to = shared_address(room.stages) + at.stage * kStageBytes + warp * kLinesOfWarp * kLineBytes;
+          const uint32_t to = shared_address(room.stages) + at.stage * kStageBytes;
 #pragma unroll
           for (int line = 0; line < kLinesOfWarp; ++line) {
-            if (lines[line] != nullptr) bulk_copy(to + line * kLineBytes, lines[line] + column, bytes, full, policy);
+            if (lines[line] == nullptr) continue;
+            bulk_copy(to + line_begin(warp * kLinesOfWarp + line), lines[line] + column, bytes, full, policy);
           }
           at.advance(program.num_stages);
         }
@@ -112,7 +114,7 @@ __device__ inline void bring_barrier() {
       if (warp == 0 && leads) room.claimed[count % 2] = next;
       bring_barrier();
       tile = room.claimed[count++ % 2];
-      if (count == 1 && warp == kBringWarps - 1) prefetch_ahead(program, room, i + 1);
+      if (count == 1 && warp == kBringWarps - 1) prefetch_ahead(program, i + 1);
     }
     if (leads) {
       barrier_wait(room.free + at.stage * 8, at.parity ^ 1);
@@ -134,7 +136,6 @@ __global__ void __launch_bounds__(kThreads, 1) chain_kernel(const __grid_constan
     barrier_init(room.full + threadIdx.x * 8, kBringWarps);
     barrier_init(room.free + threadIdx.x * 8, kRowWarps);
   }
-  room.fetch_links(program);
   fence_for_copies();
   __syncthreads();
   if (threadIdx.x >= kRowThreads) {
@@ -150,7 +151,7 @@ __global__ void __launch_bounds__(kThreads, 1) chain_kernel(const __grid_constan
   Position at;
 #pragma unroll 1
   for (int link = 0; link < program.num_links; ++link) {
-    switch (room.link(link).kind) {
+    switch (program.links[link].kind) {
       case Link::Kind::kProduct: run_product<T>(program, link, exchange, room, at); break;
       case Link::Kind::kAttention: run_attention<T, kDim>(program, link, exchange, room); break;
     }

@@ -115,7 +115,7 @@ struct ExchangedRow {
 __device__ inline void fetch_exchanged_row(const Entries& entries, const RowProduct& product, std::byte* to) {
   constexpr int kHeld = 4;
   const int k = product.k;
-  for (int first = static_cast<int>(threadIdx.x) * 8; first < k; first += kHeld * kRowThreads * 8) {
+  for (int first = thread_anew() * 8; first < k; first += kHeld * kRowThreads * 8) {
     uint4 held[kHeld];
     const auto column_of = [&](int i) { return first + i * kRowThreads * 8; };
     const auto has = [&](int i) { return column_of(i) < k; };

@@ -12,17 +12,17 @@ namespace quire::gpu {
 /// All tiles that the block gets of a product, whose x lies in shared memory.
 template <typename T>
 __device__ void multiply(const Program& program, int link, const Exchange& exchange, const Room& room, Position& at) {
-  const Link& own = room.link(link);
+  const Link& own = program.links[link];
   const RowProduct& product = own.product;
-  const int warp = static_cast<int>(threadIdx.x) / 32;
-  const int lane = static_cast<int>(threadIdx.x) % 32;
+  const int thread = thread_anew();
+  const int warp = thread / 32, lane = thread % 32;
   const int per_tile = units_per_tile(product);
   const Entries residuals = exchange.entries(own.residual);
   // As stream_rows.cu: a warp has 64 columns of every 512.
   constexpr int kRunColumns = 64, kRunStride = kRowWarps * kRunColumns;
   const int first_column = warp * kRunColumns + lane % 4 * 8;
   const T* const x = reinterpret_cast<const T*>(room.work) + first_column;
-  const std::byte* const lines = room.stages + lane / 4 * kLineBytes + first_column * 2;
+  const std::byte* const lines = room.stages + line_begin(lane / 4) + first_column * 2;
   const auto release = [&] {
     __syncwarp();
     if (lane == 0) barrier_arrive(room.free + at.stage * 8);
@@ -99,7 +99,7 @@ __device__ void multiply(const Program& program, int link, const Exchange& excha
 template <typename T>
 __device__ void run_product(const Program& program, int link, const Exchange& exchange, const Room& room,
                             Position& at) {
-  const Link& own = room.link(link);
+  const Link& own = program.links[link];
   const RowProduct& product = own.product;
   // A block without tiles must not read x: nobody waits for it before overwriting that.
   if (static_cast<int>(blockIdx.x) * tiles_at_once(product) < num_tiles(product)) {

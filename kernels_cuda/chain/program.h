@@ -81,9 +81,12 @@ static_assert(sizeof(Program) <= kMostParameterBytes);
 /// Shared memory of a block, and how much of it goes to what.
 constexpr int kChunkColumns = 1024;  ///< columns of a stage
 constexpr int kTileLines = 8;        ///< rows of weights in a stage
-/// Bytes from row to row: eight lanes that read four pieces of two rows find them in different banks.
-constexpr int kLineBytes = kChunkColumns * 2 + 64;
-constexpr int kStageBytes = kTileLines * kLineBytes;
+/// Where a row of a stage begins: eight lanes that read four pieces of two rows, an even one and the next, find them in
+/// different banks.
+__host__ __device__ constexpr int line_begin(int line) {
+  return line * kChunkColumns * 2 + (line + 1) / 2 * 64;
+}
+constexpr int kStageBytes = line_begin(kTileLines);
 constexpr int kMostStages = 16;
 constexpr int kSumBytes = 2 * kRowWarps * kTileLines * 4;
 constexpr int kSignalBytes = kMostStages * (8 + 8 + 4) + 16;
@@ -94,11 +97,12 @@ constexpr int kMostArriving = 3;
 
 /// Query heads of a kv head that are computed at once.
 constexpr int kMostGroup = 8;
-/// Numbers that a warp leaves of its keys: a part of attention/split.cuh with so many rows.
-template <int kDim>
-constexpr int kAttentionPart = 2 * 16 + kMostGroup * kDim;
-constexpr int attention_room(int dim) {
-  return kRowWarps * (dim == 64 ? kAttentionPart<64> : kAttentionPart<128>)*4;
+/// Numbers that a warp leaves of its keys: a part of attention/split.cuh with `group` rows.
+__host__ __device__ constexpr int attention_part(int dim, int group) {
+  return 2 * 16 + group * dim;
+}
+constexpr int attention_room(int dim, int group) {
+  return kRowWarps * attention_part(dim, group) * 4;
 }
 
 /// Launch the kernel. `head_dim`: 64 or 128, of all attention in it.

@@ -14,6 +14,8 @@ namespace quire::gpu {
 constexpr int kBringWarps = 4;
 constexpr int kBringThreads = kBringWarps * 32;
 constexpr int kLinesOfWarp = kTileLines / kBringWarps;
+/// How many links ahead parameters are brought near.
+constexpr int kLinksAhead = 2;
 constexpr int kThreads = kRowThreads + kBringThreads;
 
 /// A block's shared memory.
@@ -35,26 +37,17 @@ struct Room {
         free(full + kMostStages * 8),
         tiles(reinterpret_cast<int*>(reinterpret_cast<std::byte*>(sums) + kSumBytes + kMostStages * 16)),
         claimed(tiles + kMostStages),
-        note(claimed + 2),
-        links_(reinterpret_cast<Link*>(reinterpret_cast<std::byte*>(sums) + kSumBytes + kSignalBytes)) {}
-
-  /// What the parameters say of a link. Where they lie they are read at the pace of memory that is busy with weights.
-  __device__ const Link& link(int i) const { return links_[i]; }
-
-  /// By all threads, before a barrier.
-  __device__ void fetch_links(const Program& program) const {
-    static_assert(sizeof(Link) % 8 == 0 && offsetof(Program, links) % 8 == 0);
-    const auto* const from = reinterpret_cast<const uint64_t*>(&program.links);
-    auto* const to = reinterpret_cast<uint64_t*>(links_);
-    const int words = program.num_links * static_cast<int>(sizeof(Link) / 8);
-    for (int i = static_cast<int>(threadIdx.x); i < words; i += static_cast<int>(blockDim.x)) {
-      to[i] = load_parameter(from + i);
-    }
-  }
-
- private:
-  Link* links_;
+        note(claimed + 2) {}
 };
+
+/// Have the parameters of a link brought near, to where all threads of the multiprocessor find them: whoever reads them
+/// first waits for memory that is busy with weights.
+__device__ inline void bring_near(const Link& link) {
+  constexpr int kWordsOfLine = 16;
+  const auto* const words = reinterpret_cast<const uint32_t*>(&link);
+#pragma unroll
+  for (int i = 0; i < static_cast<int>(sizeof(Link) / sizeof(uint32_t)); i += kWordsOfLine) use(words[i]);
+}
 
 __device__ inline int units_per_tile(const RowProduct& product) {
   return product.rule.gated ? kTileLines / 2 : kTileLines;

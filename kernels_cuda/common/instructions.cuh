@@ -96,6 +96,18 @@ __device__ inline uint64_t clock_ns() {
 /// To be called each time that what a thread waits for in memory has not come.
 __device__ inline void pause_between_polls() {}
 
+/// threadIdx.x, asked for anew: what is computed from it is not kept in registers all through a long kernel.
+__device__ inline int thread_anew() {
+  int thread;
+  asm volatile("mov.u32 %0, %%tid.x;" : "=r"(thread));
+  return thread;
+}
+
+/// Read it, though nothing is done with it.
+__device__ inline void use(uint32_t value) {
+  asm volatile("" ::"r"(value));
+}
+
 /// A kernel's parameter, from where memory sees it: as parameters, lanes would read one after the other.
 __device__ inline uint64_t load_parameter(const uint64_t* parameter) {
   uint64_t value;

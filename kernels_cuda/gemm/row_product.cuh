@@ -18,7 +18,7 @@ constexpr int kRowHeld = 4;
 /// the wait for the previous kernel.
 class RowNorm {
  public:
-  __device__ explicit RowNorm(const RowProduct& params) : params_(params) {
+  __device__ explicit RowNorm(const RowProduct& params) : params_(params), thread_(thread_anew()) {
 #pragma unroll
     for (int i = 0; i < kRowHeld; ++i) weights_[i] = weight_at(column_of(i));
   }
@@ -58,9 +58,9 @@ class RowNorm {
  private:
   /// Of all threads. `room`: kRowWarps floats.
   template <typename Sync>
-  __device__ static float total_of(float value, float* room, Sync&& sync) {
+  __device__ float total_of(float value, float* room, Sync&& sync) const {
     value = warp_sum(value);
-    if (threadIdx.x % 32 == 0) room[threadIdx.x / 32] = value;
+    if (thread_ % 32 == 0) room[thread_ / 32] = value;
     sync();
     float total = 0.0f;
 #pragma unroll
@@ -68,7 +68,7 @@ class RowNorm {
     return total;
   }
 
-  __device__ static int column_of(int i) { return (i * kRowThreads + static_cast<int>(threadIdx.x)) * 4; }
+  __device__ int column_of(int i) const { return (i * kRowThreads + thread_) * 4; }
 
   __device__ float4 weight_at(int column) const {
     if (column >= params_.k || params_.norm_weight == nullptr) return {1.0f, 1.0f, 1.0f, 1.0f};
@@ -97,6 +97,7 @@ class RowNorm {
   }
 
   const RowProduct& params_;
+  const int thread_;
   float4 weights_[kRowHeld];
 };
 

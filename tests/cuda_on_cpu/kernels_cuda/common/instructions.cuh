@@ -64,6 +64,12 @@ inline void pause_between_polls() {
   gpu_on_cpu::poll();
 }
 
+inline int thread_anew() {
+  return static_cast<int>(threadIdx.x);
+}
+
+inline void use(uint32_t) {}
+
 inline uint64_t load_parameter(const uint64_t* parameter) {
   return *parameter;
 }
