@@ -2,9 +2,10 @@
 //
 // The keys are read once, so this is limited by memory. The query heads of a kv head are the rows of one tensor-core
 // tile. Work is counted in cells of 16 keys: all cells of all (sequence, kv head) pairs, one behind the other, are
-// cut into equal runs, one per block, and a block's run into one per warp. A warp keeps a ring of cells in flight of
-// its own and never waits for another. Where a pair is cut its parts (largest score, sum, unnormalised values) are
-// joined: inside a block after its run, between blocks by the one that comes last. The cut depends on context lengths
+// cut into runs, one per block, and a block's run into one per warp: equal ones, but for ends that are moved to the
+// end of a short pair (cut_at). A warp keeps a ring of cells in flight of its own and never waits for another. Where a
+// pair is cut its parts (largest score, sum, unnormalised values) are joined: inside a block after its run, between
+// blocks by the one that comes last. The cut depends on context lengths
 // alone, which the kernel reads from device memory: a recorded launch serves every step. Lists of the batch, and keys
 // and values but those of the step's own tokens, were there before the step: they are read while the kernel before,
 // which writes the rest, still runs. Where all sequences have one query, a form of the kernel does what rope_kv_write
@@ -23,8 +24,13 @@
 namespace quire::gpu {
 namespace {
 
-/// Cells of a warp up to which a pair is not cut.
+/// A pair is short if all of a block's warps together have it done after so many cells each. It is not cut between
+/// blocks: its parts would be joined later than that.
 constexpr int kShortCells = 3;
+
+/// Nor between warps, if the end of a run is then moved by no more than this part of it. Memory is the limit, and a
+/// warp may read several times its share of it, while a cut pair is begun, left and fetched twice.
+constexpr int kMostMoved = 3;  // a third
 
 /// From this share of the device on, in per cent, blocks hold the next kernel back until all of them have ended; 101:
 /// never. A block's rings leave no room for one of a product beside it. Products that may start earlier go where there
@@ -45,6 +51,22 @@ struct Shape {
   static constexpr int kPartFloats = kPartRows * (kDim + 2);
   static_assert(kPartFloats * 4 <= kRingBytes);
 };
+
+/// Where a run of cells ends and the next begins.
+struct Cut {
+  int unit;
+  int sequence;  ///< that of the cell in front is no later, that of the cell behind no earlier
+};
+
+/// Near cell `at` of a run up to `end`, all of whose cells are of the sequences from `low` to `high`: in a pair of up
+/// to `few` cells at its nearer end, if that is at most `most` cells away. In order: a later `at` gives no earlier cut.
+__device__ Cut cut_at(const Schedule<kCellKeys>& schedule, int at, int end, int low, int high, int few, int most) {
+  if (at >= end) return {end, high};
+  const Place place = place_of(schedule, at, low, high);
+  const int cells = schedule.units_of(place.sequence);
+  const int to = place.unit <= cells / 2 ? -place.unit : cells - place.unit;
+  return {cells <= few && abs(to) <= most ? at + to : at, place.sequence};
+}
 
 /// Which keys of a cell come from where.
 struct Source {
@@ -368,22 +390,24 @@ __global__ void __launch_bounds__(32 * Shape<kDim>::kMaxWarps, 1)
 
   const int tiles = (problem.group + kPartRows - 1) / kPartRows;
   const Schedule<kCellKeys> schedule(lists, problem, tiles);
-  // Parts are joined between blocks only where that pays: a block takes a whole pair if all are short and there are
-  // blocks enough, else a run of no less than a cell for each warp.
-  const bool long_pairs = make_schedule(schedule, problem, kShortCells * warps);
+  const int few = kShortCells * warps;
+  const bool long_pairs = make_schedule(schedule, problem, few);
   const int units = schedule.units(), blocks = static_cast<int>(gridDim.x), block = static_cast<int>(blockIdx.x);
-  const int num_pairs = schedule.sequences * schedule.pairs;
-  const bool whole_pairs = !long_pairs && num_pairs <= blocks;
+  // No less than a cell for each warp.
   const int block_units = max((units + blocks - 1) / blocks, warps);
   // Blocks without work make room for the next kernel; but one must wait (common/launch.cuh).
   if (block == 0 && units == 0) wait_for_previous();
-  if (whole_pairs && block >= num_pairs) return;
-  const int block_begin = whole_pairs ? schedule.pair_begin(block) : block * block_units;
-  const int block_end = whole_pairs ? schedule.pair_end(block) : min(block_begin + block_units, units);
+  // Even lanes look for where a run begins, odd ones for where it ends. Only long pairs are cut between blocks, and in
+  // these no cut is moved: which blocks have parts of one follows from `block_units`.
+  const Cut block_cut =
+      cut_at(schedule, (block + lane % 2) * block_units, units, 0, schedule.sequences - 1, few, /*most=*/few);
+  const int block_begin = shuffle(block_cut.unit, 0), block_end = shuffle(block_cut.unit, 1);
   if (block_begin >= block_end) return;
-  const int warp_units = (block_end - block_begin + warps - 1) / warps;
-  const int begin = min(block_begin + warp * warp_units, block_end);
-  const int count = min(begin + warp_units, block_end) - begin;
+  const int first_sequence = shuffle(block_cut.sequence, 0), last_sequence = shuffle(block_cut.sequence, 1);
+  const int block_cells = block_end - block_begin;
+  const Cut warp_cut = cut_at(schedule, block_begin + (warp + lane % 2) * max(block_cells, warps) / warps, block_end,
+                              first_sequence, last_sequence, few, block_cells / warps / kMostMoved);
+  const int begin = shuffle(warp_cut.unit, 0), count = shuffle(warp_cut.unit, 1) - begin;
 
   float* const block_parts = problem.scratch + gridDim.x * warps * S::kPartFloats;
   const auto warp_part = [&](int w, int which) -> float* {
@@ -393,7 +417,8 @@ __global__ void __launch_bounds__(32 * Shape<kDim>::kMaxWarps, 1)
   const bool rules = problem.softcap > 0.0f || problem.alibi_slopes != nullptr;
   const float factor = rules ? kLog2e : problem.scale * kLog2e;
 
-  const int busy_blocks = whole_pairs ? num_pairs : (units + block_units - 1) / block_units;
+  const int num_pairs = schedule.sequences * schedule.pairs;
+  const int busy_blocks = min((units + block_units - 1) / block_units, long_pairs ? blocks : num_pairs);
   const bool hold_next = busy_blocks * 100 >= blocks * kHoldNextPercent;
   if (lane < 2) owners[warp][lane].pair = -1;
   __syncwarp();
@@ -401,7 +426,7 @@ __global__ void __launch_bounds__(32 * Shape<kDim>::kMaxWarps, 1)
     if (!hold_next) let_next_start();
     wait_for_previous();
   } else {
-    const Place own = place_of(schedule, begin + min(lane, count - 1));
+    const Place own = place_of(schedule, begin + min(lane, count - 1), first_sequence, last_sequence);
     Place place = {shuffle(own.sequence, 0), shuffle(own.pair, 0), shuffle(own.unit, 0)};
     const auto rope_row = [&]([[maybe_unused]] int sequence) {
       if constexpr (kTurns) return tokens.angles.rows[schedule.tokens[sequence]];
