@@ -114,14 +114,15 @@ class Ring {
         problem_(problem),
         begin_(begin),
         count_(count),
-        tiles_(tiles) {
-    now_ = source_of(schedule, problem, own, tiles);
-    next_ = look_up(32);
+        tiles_(tiles),
+        policy_(read_once_policy()),
+        now_(source_of(schedule, problem, own, tiles)) {
     if constexpr (kBulkCopies) {
       while (asked_ < min(kStages, count_) && (all_old || __shfl_sync(0xffffffffu, now_.old, asked_) != 0)) {
         copy(asked_++);
       }
     }
+    next_ = look_up(32);
   }
 
   /// Once the kernel before has ended: ask for what it may have written.
@@ -169,12 +170,13 @@ class Ring {
       const int block_size = problem_.layout.block_size;
       if (block_size >= kCellKeys) {
         expect(barrier, Cell<kDim>::kBytes);
-        copy_to_cell<kDim>(cell, 0, head, block_size, first, kCellKeys, barrier);
+        copy_to_cell<kDim>(cell, 0, head, block_size, first, kCellKeys, barrier, policy_);
       } else {
         const std::byte* const second = pointer_of_lane(now_.second, i % 32);
         expect(barrier, ((head != nullptr) + (second != nullptr)) * (Cell<kDim>::kBytes / 2));
-        if (head != nullptr) copy_to_cell<kDim>(cell, 0, head, block_size, 0, block_size, barrier);
-        if (second != nullptr) copy_to_cell<kDim>(cell, block_size, second, block_size, 0, block_size, barrier);
+        if (head != nullptr) copy_to_cell<kDim>(cell, 0, head, block_size, 0, block_size, barrier, policy_);
+        if (second != nullptr)
+          copy_to_cell<kDim>(cell, block_size, second, block_size, 0, block_size, barrier, policy_);
       }
     }
     if constexpr (!kBulkCopies) async_copy_commit();
@@ -193,6 +195,7 @@ class Ring {
   const AttentionProblem& problem_;
   int begin_, count_, tiles_;
   int asked_ = 0;
+  uint64_t policy_;
   Source now_, next_;
 };
 
