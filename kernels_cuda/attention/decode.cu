@@ -432,7 +432,9 @@ __global__ void __launch_bounds__(32 * Shape<kDim>::kMaxWarps, 1)
     const Place own = place_of(schedule, begin + min(lane, count - 1), first_sequence, last_sequence);
     Place place = {shuffle(own.sequence, 0), shuffle(own.pair, 0), shuffle(own.unit, 0)};
     const auto rope_row = [&]([[maybe_unused]] int sequence) {
-      if constexpr (kTurns) return tokens.angles.rows[schedule.tokens[sequence]];
+      if constexpr (kTurns) {
+        if (sequence < schedule.sequences) return tokens.angles.rows[schedule.tokens[sequence]];
+      }
       return 0;
     };
     // On its way while block tables are.
@@ -445,68 +447,83 @@ __global__ void __launch_bounds__(32 * Shape<kDim>::kMaxWarps, 1)
         return NoTokens{};
       }
     };
-    [[maybe_unused]] const auto turned = make_turned();
+    [[maybe_unused]] auto turned = make_turned();
     if constexpr (kTurns) turned.look_up(first_rope_row);
+    const auto sequence_after = [&](int sequence) {
+      do ++sequence;
+      while (sequence < schedule.sequences && schedule.units_of(sequence) == 0);
+      return sequence;
+    };
+    int following = sequence_after(place.sequence), following_rope_row = rope_row(following);
+    /// `left`: cells of the warp from the place on.
+    const auto rows_of = [&](const Place& place, int left) -> PairRows {
+      const int kv_head = place.pair / tiles, tile = place.pair % tiles;
+      return {.token = schedule.tokens[place.sequence],
+              .kv_head = kv_head,
+              .first_head = kv_head * problem.group + tile * kPartRows,
+              .num_queries = min(problem.group - tile * kPartRows, kPartRows),
+              .last = place.unit + left >= schedule.units_of(place.sequence),
+              .store = tile == 0};
+    };
     // What the next kernel reads ahead must not stand in the way.
     if (!hold_next) let_next_start();
     wait_for_previous();
+    if constexpr (kTurns) turned.ask(rows_of(place, count));
     ring.fill();
     PairState<T, kDim> state;
     bool begun_elsewhere = place.unit > 0;
-    int cells = schedule.units_of(place.sequence);
     for (int i = 0; i < count;) {
-      const int context = schedule.contexts[place.sequence];
+      const PairRows rows = rows_of(place, count - i);
+      const int context = schedule.contexts[place.sequence], cells = schedule.units_of(place.sequence);
       const int first = schedule.first_key(place.sequence);
-      const int token = schedule.tokens[place.sequence];
-      const int kv_head = place.pair / tiles, tile = place.pair % tiles;
-      const int real_rows = min(problem.group - tile * kPartRows, kPartRows);
-      const int first_head = kv_head * problem.group + tile * kPartRows;
       const int stop = min(count, i + cells - place.unit);
       int key = (first / kCellKeys + place.unit) * kCellKeys;
-      place.unit += stop - i;
+      const Place next =
+          place.pair + 1 < schedule.pairs ? Place{place.sequence, place.pair + 1, 0} : Place{following, 0, 0};
       [[maybe_unused]] bool has_newest = false;
       if constexpr (kTurns) {
-        // Behind the release of the last cell no lane needs the rows of the pair before.
-        has_newest = turned.fetch(token, kv_head, first_head, real_rows, place.unit == cells, /*store=*/tile == 0);
-        state.load_queries(turned, real_rows);
+        has_newest = turned.turn(rows);
+        state.load_queries(turned, rows.num_queries);
+        if (stop < count) {
+          __syncwarp();
+          if (next.sequence != place.sequence) turned.look_up(following_rope_row);
+          turned.ask(rows_of(next, count - stop));
+        }
       } else {
-        state.load_queries(problem, token, first_head, real_rows);
+        state.load_queries(problem, rows.token, rows.first_head, rows.num_queries);
       }
-      state.start(problem, first_head, real_rows);
+      state.start(problem, rows.first_head, rows.num_queries);
       for (; i < stop; ++i, key += kCellKeys) {
         const uint32_t cell = ring.wait(i);
         if constexpr (kTurns) {
-          if (has_newest && key + kCellKeys >= context) turned.add_newest(ring.cell(i), context - 1 - key, real_rows);
+          if (has_newest && key + kCellKeys >= context) turned.add_newest(ring.cell(i), context - 1 - key);
         }
         state.add(cell, key, first, context, problem, rules, factor);
         ring.release(i);
       }
-      if (place.unit == cells && !begun_elsewhere) {
-        state.write_out(problem, token, first_head, real_rows, factor);
+      if (rows.last && !begun_elsewhere) {
+        state.write_out(problem, rows.token, rows.first_head, rows.num_queries, factor);
       } else {
         // The ring is free behind the warp's last cell.
         const int which = i == count ? 1 : 0;
-        state.write_part(warp_part(warp, which), real_rows, factor);
+        state.write_part(warp_part(warp, which), rows.num_queries, factor);
         const int pair_begin = schedule.units_before[place.sequence] * schedule.pairs + place.pair * cells;
         if (lane == 0) {
           owners[warp][which] = {place.sequence * schedule.pairs + place.pair,
                                  pair_begin,
                                  pair_begin + cells,
-                                 token,
-                                 first_head,
-                                 real_rows};
+                                 rows.token,
+                                 rows.first_head,
+                                 rows.num_queries};
         }
       }
       if (i == count) break;
       begun_elsewhere = false;
-      place.unit = 0;
-      if (++place.pair == schedule.pairs) {
-        place.pair = 0;
-        do ++place.sequence;
-        while (place.sequence < schedule.sequences && schedule.units_of(place.sequence) == 0);
-        cells = place.sequence < schedule.sequences ? schedule.units_of(place.sequence) : 0;
-        if constexpr (kTurns) turned.look_up(rope_row(place.sequence));
+      if (next.sequence != place.sequence) {
+        following = sequence_after(next.sequence);
+        following_rope_row = rope_row(following);
       }
+      place = next;
     }
   }
   __syncthreads();
