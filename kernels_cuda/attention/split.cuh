@@ -53,10 +53,9 @@ struct Place {
 /// Of a unit of one of the sequences from `low` to `high`.
 template <int kUnit>
 __device__ Place place_of(const Schedule<kUnit>& schedule, int unit, int low, int high) {
-  const int step = unit / schedule.pairs;
   while (low < high) {
     const int middle = (low + high) / 2;
-    if (schedule.units_before[middle + 1] > step) {
+    if (schedule.units_before[middle + 1] * schedule.pairs > unit) {
       high = middle;
     } else {
       low = middle + 1;
