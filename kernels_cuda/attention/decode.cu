@@ -1,15 +1,15 @@
 // Attention of sequences with one query: out = softmax(q . K^T) V over the pages of each.
 //
 // The keys are read once, so this is limited by memory. The query heads of a kv head are the rows of one tensor-core
-// tile. Work is counted in cells of 16 keys: all cells of all (sequence, kv head) pairs, one behind the other, are
-// cut into runs, one per block, and a block's run into one per warp: equal ones, but for ends that are moved to the
-// end of a short pair (cut_at). A warp keeps a ring of cells in flight of its own and never waits for another. Where a
-// pair is cut its parts (largest score, sum, unnormalised values) are joined: inside a block after its run, between
-// blocks by the one that comes last. The cut depends on context lengths
-// alone, which the kernel reads from device memory: a recorded launch serves every step. Lists of the batch, and keys
-// and values but those of the step's own tokens, were there before the step: they are read while the kernel before,
-// which writes the rest, still runs. Where all sequences have one query, a form of the kernel does what rope_kv_write
-// would (turned_rows.cuh): the cells that it reads then all were there before.
+// tile. Work is counted in cells of 16 keys: all cells of all (sequence, kv head) pairs, one behind the other, are cut
+// into runs, one per block, and a block's run into one per warp: equal ones, but for ends that are moved to the end of
+// a short pair (cut_at). A warp keeps a ring of cells in flight of its own and never waits for another. Where a pair is
+// cut its parts (largest score, sum, unnormalised values) are joined: inside a block after its run, between blocks by
+// the one that comes last. The cut depends on context lengths alone, which the kernel reads from device memory: a
+// recorded launch serves every step. Lists of the batch, and keys and values but those of the step's own tokens, were
+// there before the step: they are read while the kernel before, which writes the rest, still runs. Where all sequences
+// have one query, a form of the kernel does what rope_kv_write would (turned_rows.cuh): the cells that it reads then
+// all were there before.
 #include <algorithm>
 #include <cmath>
 #include <type_traits>
