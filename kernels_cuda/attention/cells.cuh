@@ -26,17 +26,20 @@ struct Cell {
 
 /// Copy keys and values from a page of `block_size` tokens to a cell, by all lanes of a warp: tokens [first, first +
 /// count) of the page to the cell's rows from `row` on; count is 8 or 16. `head`: the kv head's part of the page.
-/// With bulk copies `barrier` must already expect count * kDim * 4 bytes.
-template <int kDim>
+/// With bulk copies `barrier` must already expect count * kDim * 4 bytes. `policy`: nothing, or one of the second-level
+/// cache.
+template <int kDim, typename... Policy>
 __device__ inline void copy_to_cell(std::byte* cell, int row, const std::byte* head, int block_size, int first,
-                                    int count, uint32_t barrier) {
+                                    int count, uint32_t barrier, Policy... policy) {
   using C = Cell<kDim>;
   const int lane = threadIdx.x % 32;
   const auto copy_run = [&](std::byte* to, const std::byte* from, int bytes) {
     if constexpr (kBulkCopies) {
-      bulk_copy(shared_address(to), from, static_cast<unsigned>(bytes), barrier);
+      bulk_copy(shared_address(to), from, static_cast<unsigned>(bytes), barrier, policy...);
     } else {
-      for (int i = lane * kChunkBytes; i < bytes; i += 32 * kChunkBytes) async_copy_16(to + i, from + i);
+      for (int i = lane * kChunkBytes; i < bytes; i += 32 * kChunkBytes) {
+        async_copy_16(to + i, from + i, /*valid=*/true, policy...);
+      }
     }
   };
   if (block_size == kCellKeys) {

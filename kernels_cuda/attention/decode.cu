@@ -1,14 +1,15 @@
 // Attention of sequences with one query: out = softmax(q . K^T) V over the pages of each.
 //
 // The keys are read once, so this is limited by memory. The query heads of a kv head are the rows of one tensor-core
-// tile. Work is counted in cells of 16 keys: all cells of all (sequence, kv head) pairs, one behind the other, are
-// cut into equal runs, one per block, and a block's run into one per warp. A warp keeps a ring of cells in flight of
-// its own and never waits for another. Where a pair is cut its parts (largest score, sum, unnormalised values) are
-// joined: inside a block after its run, between blocks by the one that comes last. The cut depends on context lengths
-// alone, which the kernel reads from device memory: a recorded launch serves every step. Lists of the batch, and keys
-// and values but those of the step's own tokens, were there before the step: they are read while the kernel before,
-// which writes the rest, still runs. Where all sequences have one query, a form of the kernel does what rope_kv_write
-// would (turned_rows.cuh): the cells that it reads then all were there before.
+// tile. Work is counted in cells of 16 keys: all cells of all (sequence, kv head) pairs, one behind the other, are cut
+// into runs, one per block, and a block's run into one per warp: equal ones, but for ends that are moved to the end of
+// a short pair (cut_at). A warp keeps a ring of cells in flight of its own and never waits for another. Where a pair is
+// cut its parts (largest score, sum, unnormalised values) are joined: inside a block after its run, between blocks by
+// the one that comes last. The cut depends on context lengths alone, which the kernel reads from device memory: a
+// recorded launch serves every step. Lists of the batch, and keys and values but those of the step's own tokens, were
+// there before the step: they are read while the kernel before, which writes the rest, still runs. Where all sequences
+// have one query, a form of the kernel does what rope_kv_write would (turned_rows.cuh): the cells that it reads then
+// all were there before.
 #include <algorithm>
 #include <cmath>
 #include <type_traits>
@@ -23,8 +24,13 @@
 namespace quire::gpu {
 namespace {
 
-/// Cells of a warp up to which a pair is not cut.
+/// A pair is short if all of a block's warps together have it done after so many cells each. It is not cut between
+/// blocks: its parts would be joined later than that.
 constexpr int kShortCells = 3;
+
+/// Nor between warps, if the end of a run is then moved by no more than this part of it. Memory is the limit, and a
+/// warp may read several times its share of it, while a cut pair is begun, left and fetched twice.
+constexpr int kMostMoved = 3;  // a third
 
 /// From this share of the device on, in per cent, blocks hold the next kernel back until all of them have ended; 101:
 /// never. A block's rings leave no room for one of a product beside it. Products that may start earlier go where there
@@ -45,6 +51,22 @@ struct Shape {
   static constexpr int kPartFloats = kPartRows * (kDim + 2);
   static_assert(kPartFloats * 4 <= kRingBytes);
 };
+
+/// Where a run of cells ends and the next begins.
+struct Cut {
+  int unit;
+  int sequence;  ///< that of the cell in front is no later, that of the cell behind no earlier
+};
+
+/// Near cell `at` of a run up to `end`, all of whose cells are of the sequences from `low` to `high`: in a pair of up
+/// to `few` cells at its nearer end, if that is at most `most` cells away. In order: a later `at` gives no earlier cut.
+__device__ Cut cut_at(const Schedule<kCellKeys>& schedule, int at, int end, int low, int high, int few, int most) {
+  if (at >= end) return {end, high};
+  const Place place = place_of(schedule, at, low, high);
+  const int cells = schedule.units_of(place.sequence);
+  const int to = place.unit <= cells / 2 ? -place.unit : cells - place.unit;
+  return {cells <= few && abs(to) <= most ? at + to : at, place.sequence};
+}
 
 /// Which keys of a cell come from where.
 struct Source {
@@ -92,14 +114,15 @@ class Ring {
         problem_(problem),
         begin_(begin),
         count_(count),
-        tiles_(tiles) {
-    now_ = source_of(schedule, problem, own, tiles);
-    next_ = look_up(32);
+        tiles_(tiles),
+        policy_(read_once_policy()),
+        now_(source_of(schedule, problem, own, tiles)) {
     if constexpr (kBulkCopies) {
       while (asked_ < min(kStages, count_) && (all_old || __shfl_sync(0xffffffffu, now_.old, asked_) != 0)) {
         copy(asked_++);
       }
     }
+    next_ = look_up(32);
   }
 
   /// Once the kernel before has ended: ask for what it may have written.
@@ -147,12 +170,13 @@ class Ring {
       const int block_size = problem_.layout.block_size;
       if (block_size >= kCellKeys) {
         expect(barrier, Cell<kDim>::kBytes);
-        copy_to_cell<kDim>(cell, 0, head, block_size, first, kCellKeys, barrier);
+        copy_to_cell<kDim>(cell, 0, head, block_size, first, kCellKeys, barrier, policy_);
       } else {
         const std::byte* const second = pointer_of_lane(now_.second, i % 32);
         expect(barrier, ((head != nullptr) + (second != nullptr)) * (Cell<kDim>::kBytes / 2));
-        if (head != nullptr) copy_to_cell<kDim>(cell, 0, head, block_size, 0, block_size, barrier);
-        if (second != nullptr) copy_to_cell<kDim>(cell, block_size, second, block_size, 0, block_size, barrier);
+        if (head != nullptr) copy_to_cell<kDim>(cell, 0, head, block_size, 0, block_size, barrier, policy_);
+        if (second != nullptr)
+          copy_to_cell<kDim>(cell, block_size, second, block_size, 0, block_size, barrier, policy_);
       }
     }
     if constexpr (!kBulkCopies) async_copy_commit();
@@ -171,6 +195,7 @@ class Ring {
   const AttentionProblem& problem_;
   int begin_, count_, tiles_;
   int asked_ = 0;
+  uint64_t policy_;
   Source now_, next_;
 };
 
@@ -368,22 +393,24 @@ __global__ void __launch_bounds__(32 * Shape<kDim>::kMaxWarps, 1)
 
   const int tiles = (problem.group + kPartRows - 1) / kPartRows;
   const Schedule<kCellKeys> schedule(lists, problem, tiles);
-  // Parts are joined between blocks only where that pays: a block takes a whole pair if all are short and there are
-  // blocks enough, else a run of no less than a cell for each warp.
-  const bool long_pairs = make_schedule(schedule, problem, kShortCells * warps);
+  const int few = kShortCells * warps;
+  const bool long_pairs = make_schedule(schedule, problem, few);
   const int units = schedule.units(), blocks = static_cast<int>(gridDim.x), block = static_cast<int>(blockIdx.x);
-  const int num_pairs = schedule.sequences * schedule.pairs;
-  const bool whole_pairs = !long_pairs && num_pairs <= blocks;
+  // No less than a cell for each warp.
   const int block_units = max((units + blocks - 1) / blocks, warps);
   // Blocks without work make room for the next kernel; but one must wait (common/launch.cuh).
   if (block == 0 && units == 0) wait_for_previous();
-  if (whole_pairs && block >= num_pairs) return;
-  const int block_begin = whole_pairs ? schedule.pair_begin(block) : block * block_units;
-  const int block_end = whole_pairs ? schedule.pair_end(block) : min(block_begin + block_units, units);
+  // Even lanes look for where a run begins, odd ones for where it ends. Only long pairs are cut between blocks, and in
+  // these no cut is moved: which blocks have parts of one follows from `block_units`.
+  const Cut block_cut =
+      cut_at(schedule, (block + lane % 2) * block_units, units, 0, schedule.sequences - 1, few, /*most=*/few);
+  const int block_begin = shuffle(block_cut.unit, 0), block_end = shuffle(block_cut.unit, 1);
   if (block_begin >= block_end) return;
-  const int warp_units = (block_end - block_begin + warps - 1) / warps;
-  const int begin = min(block_begin + warp * warp_units, block_end);
-  const int count = min(begin + warp_units, block_end) - begin;
+  const int first_sequence = shuffle(block_cut.sequence, 0), last_sequence = shuffle(block_cut.sequence, 1);
+  const int block_cells = block_end - block_begin;
+  const Cut warp_cut = cut_at(schedule, block_begin + (warp + lane % 2) * max(block_cells, warps) / warps, block_end,
+                              first_sequence, last_sequence, few, block_cells / warps / kMostMoved);
+  const int begin = shuffle(warp_cut.unit, 0), count = shuffle(warp_cut.unit, 1) - begin;
 
   float* const block_parts = problem.scratch + gridDim.x * warps * S::kPartFloats;
   const auto warp_part = [&](int w, int which) -> float* {
@@ -393,7 +420,8 @@ __global__ void __launch_bounds__(32 * Shape<kDim>::kMaxWarps, 1)
   const bool rules = problem.softcap > 0.0f || problem.alibi_slopes != nullptr;
   const float factor = rules ? kLog2e : problem.scale * kLog2e;
 
-  const int busy_blocks = whole_pairs ? num_pairs : (units + block_units - 1) / block_units;
+  const int num_pairs = schedule.sequences * schedule.pairs;
+  const int busy_blocks = min((units + block_units - 1) / block_units, long_pairs ? blocks : num_pairs);
   const bool hold_next = busy_blocks * 100 >= blocks * kHoldNextPercent;
   if (lane < 2) owners[warp][lane].pair = -1;
   __syncwarp();
@@ -401,10 +429,12 @@ __global__ void __launch_bounds__(32 * Shape<kDim>::kMaxWarps, 1)
     if (!hold_next) let_next_start();
     wait_for_previous();
   } else {
-    const Place own = place_of(schedule, begin + min(lane, count - 1));
+    const Place own = place_of(schedule, begin + min(lane, count - 1), first_sequence, last_sequence);
     Place place = {shuffle(own.sequence, 0), shuffle(own.pair, 0), shuffle(own.unit, 0)};
     const auto rope_row = [&]([[maybe_unused]] int sequence) {
-      if constexpr (kTurns) return tokens.angles.rows[schedule.tokens[sequence]];
+      if constexpr (kTurns) {
+        if (sequence < schedule.sequences) return tokens.angles.rows[schedule.tokens[sequence]];
+      }
       return 0;
     };
     // On its way while block tables are.
@@ -417,68 +447,83 @@ __global__ void __launch_bounds__(32 * Shape<kDim>::kMaxWarps, 1)
         return NoTokens{};
       }
     };
-    [[maybe_unused]] const auto turned = make_turned();
+    [[maybe_unused]] auto turned = make_turned();
     if constexpr (kTurns) turned.look_up(first_rope_row);
+    const auto sequence_after = [&](int sequence) {
+      do ++sequence;
+      while (sequence < schedule.sequences && schedule.units_of(sequence) == 0);
+      return sequence;
+    };
+    int following = sequence_after(place.sequence), following_rope_row = rope_row(following);
+    /// `left`: cells of the warp from the place on.
+    const auto rows_of = [&](const Place& place, int left) -> PairRows {
+      const int kv_head = place.pair / tiles, tile = place.pair % tiles;
+      return {.token = schedule.tokens[place.sequence],
+              .kv_head = kv_head,
+              .first_head = kv_head * problem.group + tile * kPartRows,
+              .num_queries = min(problem.group - tile * kPartRows, kPartRows),
+              .last = place.unit + left >= schedule.units_of(place.sequence),
+              .store = tile == 0};
+    };
     // What the next kernel reads ahead must not stand in the way.
     if (!hold_next) let_next_start();
     wait_for_previous();
+    if constexpr (kTurns) turned.ask(rows_of(place, count));
     ring.fill();
     PairState<T, kDim> state;
     bool begun_elsewhere = place.unit > 0;
-    int cells = schedule.units_of(place.sequence);
     for (int i = 0; i < count;) {
-      const int context = schedule.contexts[place.sequence];
+      const PairRows rows = rows_of(place, count - i);
+      const int context = schedule.contexts[place.sequence], cells = schedule.units_of(place.sequence);
       const int first = schedule.first_key(place.sequence);
-      const int token = schedule.tokens[place.sequence];
-      const int kv_head = place.pair / tiles, tile = place.pair % tiles;
-      const int real_rows = min(problem.group - tile * kPartRows, kPartRows);
-      const int first_head = kv_head * problem.group + tile * kPartRows;
       const int stop = min(count, i + cells - place.unit);
       int key = (first / kCellKeys + place.unit) * kCellKeys;
-      place.unit += stop - i;
+      const Place next =
+          place.pair + 1 < schedule.pairs ? Place{place.sequence, place.pair + 1, 0} : Place{following, 0, 0};
       [[maybe_unused]] bool has_newest = false;
       if constexpr (kTurns) {
-        // Behind the release of the last cell no lane needs the rows of the pair before.
-        has_newest = turned.fetch(token, kv_head, first_head, real_rows, place.unit == cells, /*store=*/tile == 0);
-        state.load_queries(turned, real_rows);
+        has_newest = turned.turn(rows);
+        state.load_queries(turned, rows.num_queries);
+        if (stop < count) {
+          __syncwarp();
+          if (next.sequence != place.sequence) turned.look_up(following_rope_row);
+          turned.ask(rows_of(next, count - stop));
+        }
       } else {
-        state.load_queries(problem, token, first_head, real_rows);
+        state.load_queries(problem, rows.token, rows.first_head, rows.num_queries);
       }
-      state.start(problem, first_head, real_rows);
+      state.start(problem, rows.first_head, rows.num_queries);
       for (; i < stop; ++i, key += kCellKeys) {
         const uint32_t cell = ring.wait(i);
         if constexpr (kTurns) {
-          if (has_newest && key + kCellKeys >= context) turned.add_newest(ring.cell(i), context - 1 - key, real_rows);
+          if (has_newest && key + kCellKeys >= context) turned.add_newest(ring.cell(i), context - 1 - key);
         }
         state.add(cell, key, first, context, problem, rules, factor);
         ring.release(i);
       }
-      if (place.unit == cells && !begun_elsewhere) {
-        state.write_out(problem, token, first_head, real_rows, factor);
+      if (rows.last && !begun_elsewhere) {
+        state.write_out(problem, rows.token, rows.first_head, rows.num_queries, factor);
       } else {
         // The ring is free behind the warp's last cell.
         const int which = i == count ? 1 : 0;
-        state.write_part(warp_part(warp, which), real_rows, factor);
+        state.write_part(warp_part(warp, which), rows.num_queries, factor);
         const int pair_begin = schedule.units_before[place.sequence] * schedule.pairs + place.pair * cells;
         if (lane == 0) {
           owners[warp][which] = {place.sequence * schedule.pairs + place.pair,
                                  pair_begin,
                                  pair_begin + cells,
-                                 token,
-                                 first_head,
-                                 real_rows};
+                                 rows.token,
+                                 rows.first_head,
+                                 rows.num_queries};
         }
       }
       if (i == count) break;
       begun_elsewhere = false;
-      place.unit = 0;
-      if (++place.pair == schedule.pairs) {
-        place.pair = 0;
-        do ++place.sequence;
-        while (place.sequence < schedule.sequences && schedule.units_of(place.sequence) == 0);
-        cells = place.sequence < schedule.sequences ? schedule.units_of(place.sequence) : 0;
-        if constexpr (kTurns) turned.look_up(rope_row(place.sequence));
+      if (next.sequence != place.sequence) {
+        following = sequence_after(next.sequence);
+        following_rope_row = rope_row(following);
       }
+      place = next;
     }
   }
   __syncthreads();

@@ -61,7 +61,8 @@ size_t generic_counters();
 /// Most sequences that attend_decode() takes.
 constexpr int kMaxDecodeSequences = 1024;
 
-/// The sequences with one query, on tensor cores. Splits the keys of all evenly over the GPU.
+/// The sequences with one query, on tensor cores. Splits the keys of all over the GPU: evenly, as far as short contexts
+/// stay whole.
 void attend_decode(const AttentionProblem& problem, DType dtype, const GpuStream& stream);
 /// Where all sequences have one query: turn q and k as well, and write k and v into the cache. With as many warps, so
 /// that keys are cut at the same places; is there shared memory for them?

@@ -41,11 +41,6 @@ struct Schedule {
   __device__ int first_key(int s) const { return window > 0 ? max(0, contexts[s] - window) : 0; }
   __device__ int units_of(int s) const { return units_before[s + 1] - units_before[s]; }
   __device__ int units() const { return units_before[sequences] * pairs; }
-  __device__ int pair_begin(int pair) const {
-    const int s = pair / pairs;
-    return units_before[s] * pairs + pair % pairs * units_of(s);
-  }
-  __device__ int pair_end(int pair) const { return pair_begin(pair) + units_of(pair / pairs); }
 };
 
 /// A unit of the work.
@@ -55,13 +50,12 @@ struct Place {
   int unit;  ///< of the pair, from the first that the query sees
 };
 
+/// Of a unit of one of the sequences from `low` to `high`.
 template <int kUnit>
-__device__ Place place_of(const Schedule<kUnit>& schedule, int unit) {
-  const int step = unit / schedule.pairs;
-  int low = 0, high = schedule.sequences - 1;
+__device__ Place place_of(const Schedule<kUnit>& schedule, int unit, int low, int high) {
   while (low < high) {
     const int middle = (low + high) / 2;
-    if (schedule.units_before[middle + 1] > step) {
+    if (schedule.units_before[middle + 1] * schedule.pairs > unit) {
       high = middle;
     } else {
       low = middle + 1;
@@ -70,6 +64,11 @@ __device__ Place place_of(const Schedule<kUnit>& schedule, int unit) {
   const int rest = unit - schedule.units_before[low] * schedule.pairs;
   const int units = schedule.units_of(low);
   return {low, rest / units, rest % units};
+}
+
+template <int kUnit>
+__device__ Place place_of(const Schedule<kUnit>& schedule, int unit) {
+  return place_of(schedule, unit, 0, schedule.sequences - 1);
 }
 
 /// By all threads of a block. Returns whether some sequence has more than `few` units.

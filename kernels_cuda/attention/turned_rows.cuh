@@ -29,7 +29,18 @@ NewTokens<T> new_tokens_of(const RopeKvWriteArgs& args) {
           .pages = static_cast<std::byte*>(args.kv.kv.data)};
 }
 
-/// Angles in shared memory, and rows: a pair's queries, then the newest key and its value.
+/// What a warp needs for its part of a pair.
+struct PairRows {
+  int token;
+  int kv_head;
+  int first_head;
+  int num_queries;
+  bool last;   ///< it has the pair's last keys, so that the newest key and its value are needed, too
+  bool store;  ///< these go into the cache
+};
+
+/// Angles in shared memory, and rows: a pair's queries, and for two pairs the newest key and its value. Rows are asked
+/// for a pair ahead: into the place of queries that are in registers by then, and beside a key that is still needed.
 template <typename T, int kDim>
 class TurnedRows {
  public:
@@ -41,7 +52,7 @@ class TurnedRows {
   static constexpr int kAnglesBytes = kDim * static_cast<int>(sizeof(float));
 
   __host__ __device__ static constexpr size_t bytes(int group) {
-    return kAnglesBytes + static_cast<size_t>((group < kPartRows ? group : kPartRows) + 2) * kStride;
+    return kAnglesBytes + static_cast<size_t>((group < kPartRows ? group : kPartRows) + 4) * kStride;
   }
 
   /// A lane has two chunks of a row that form pairs, or one that is not turned, the same of several rows.
@@ -62,28 +73,30 @@ class TurnedRows {
     async_copy_16(angles_ + pairs + first, tokens_.angles.sin + from);
   }
 
-  /// Once q, k and v are there, and all lanes are done with the pair before. `last`: key and value, too; `store`: these
-  /// into the cache. Whether the row behind the queries is a key that belongs there.
-  __device__ bool fetch(int token, int kv_head, int first_head, int num_queries, bool last, bool store) const {
-    const int at_once = 32 / items();
-    const int first = lane() / items();
-    const int count = first < at_once ? num_queries + (last ? 2 : 0) : 0;
-    const T* const queries = static_cast<const T*>(problem_.q) + token * problem_.q_token_stride;
-    // In registers there would be no room for what is under way.
-#pragma unroll 1
-    for (int row = first; row < count; row += at_once) {
-      const T* const from = row < num_queries   ? queries + (first_head + row) * problem_.q_head_stride
-                            : row > num_queries ? tokens_.v.at(token, kv_head)
-                                                : tokens_.k.at(token, kv_head);
-      const Items own = items_of(row > num_queries);
-      if (own.first >= 0) async_copy_16(row_chunk(row, own.first), from + own.first * kElements);
-      if (own.second >= 0) async_copy_16(row_chunk(row, own.second), from + own.second * kElements);
-    }
-    async_copy_commit();
-    const int slot = last ? static_cast<int>(tokens_.slots[token]) : -1;
-    const int block_size = problem_.layout.block_size;
+  /// Once q, k and v are there, and all lanes have the queries of the pair before in registers: ask for those of the
+  /// next, and look up where its key goes.
+  __device__ void ask(const PairRows& pair) {
+    const T* const queries = static_cast<const T*>(problem_.q) + pair.token * problem_.q_token_stride;
+    for_rows(pair, newest_ ^ 1, [&](int row, std::byte* to) {
+      const bool is_value = row > pair.num_queries;
+      const T* const from = row < pair.num_queries ? queries + (pair.first_head + row) * problem_.q_head_stride
+                            : is_value             ? tokens_.v.at(pair.token, pair.kv_head)
+                                                   : tokens_.k.at(pair.token, pair.kv_head);
+      const Items own = items_of(is_value);
+      if (own.first >= 0) async_copy_16(chunk_of(to, own.first), from + own.first * kElements);
+      if (own.second >= 0) async_copy_16(chunk_of(to, own.second), from + own.second * kElements);
+    });
+    // Else cells come by such copies as well, and these are of one group with the next cell.
+    if constexpr (kBulkCopies) async_copy_commit();
+    slot_ = pair.last ? static_cast<int>(tokens_.slots[pair.token]) : -1;
+  }
+
+  /// Turn what was asked for last, and store the key and its value. Whether there is a key that belongs into a cell.
+  __device__ bool turn(const PairRows& pair) {
+    const int slot = slot_, block_size = problem_.layout.block_size;
     std::byte* const head =
-        tokens_.pages + slot / block_size * problem_.block_bytes + kv_head * problem_.head_bytes;  // of the page
+        tokens_.pages + slot / block_size * problem_.block_bytes + pair.kv_head * problem_.head_bytes;  // of the page
+    newest_ ^= 1;
     async_copy_wait<0>();
     __syncwarp();
     const Angles angles{.cos = angles_,
@@ -91,40 +104,39 @@ class TurnedRows {
                         .pairs = tokens_.angles.pairs,
                         .interleaved = tokens_.angles.interleaved};
     const Turn<T> turn(angles, 0, is_turned() ? item_ : 0);
-#pragma unroll 1
-    for (int row = first; row < count; row += at_once) {
-      const bool is_value = row > num_queries;
+    for_rows(pair, newest_, [&](int row, std::byte* at) {
+      const bool is_value = row > pair.num_queries;
       const Items own = items_of(is_value);
       if (!is_value && is_turned()) {
-        Chunk a = *row_chunk(row, own.first), b = *row_chunk(row, own.second);
+        Chunk a = *chunk_of(at, own.first), b = *chunk_of(at, own.second);
         turn(a, b);
-        *row_chunk(row, own.first) = a;
-        *row_chunk(row, own.second) = b;
+        *chunk_of(at, own.first) = a;
+        *chunk_of(at, own.second) = b;
       }
-      if (row < num_queries || !store || slot < 0) continue;
+      if (row < pair.num_queries || !pair.store || slot < 0) return;
       auto* const to = reinterpret_cast<Chunk*>(head) + (is_value ? problem_.layout.values : 0);
       const auto copy = [&](int chunk) {
-        if (chunk >= 0) to[kv_chunk_place(chunk, slot % block_size, kChunks, block_size)] = *row_chunk(row, chunk);
+        if (chunk >= 0) to[kv_chunk_place(chunk, slot % block_size, kChunks, block_size)] = *chunk_of(at, chunk);
       };
       copy(own.first);
       copy(own.second);
-    }
+    });
     __syncwarp();
     return slot >= 0;
   }
 
   /// For load_matrices(): chunk 2 * pair + `odd` of a query.
   __device__ uint32_t query_address(int pair, int row, int odd) const {
-    return shared_address(row_chunk(row, 2 * pair + odd));
+    return shared_address(chunk_of(rows_ + row * kStride, 2 * pair + odd));
   }
 
-  /// Put the key and the value behind the queries into their cell, which lies there as it was in the cache: row `row`
-  /// of it.
-  __device__ void add_newest(std::byte* cell, int row, int num_queries) const {
+  /// Put the key and the value of the pair that was turned into their cell, which lies there as it was in the cache:
+  /// row `row` of it.
+  __device__ void add_newest(std::byte* cell, int row) const {
     if (lane() < kChunks) {
       auto* const to = reinterpret_cast<Chunk*>(cell) + kv_chunk_place(lane(), row, kChunks, kCellKeys);
-      to[0] = *row_chunk(num_queries, lane());
-      to[Cell<kDim>::kHalfBytes / kChunkBytes] = *row_chunk(num_queries + 1, lane());
+      to[0] = *chunk_of(newest(newest_), lane());
+      to[Cell<kDim>::kHalfBytes / kChunkBytes] = *chunk_of(newest(newest_) + kStride, lane());
     }
     fence_for_copies();  // the next cell that is copied to this place comes after
     __syncwarp();
@@ -149,8 +161,25 @@ class TurnedRows {
     return tokens_.angles.interleaved ? Items{2 * item_, 2 * item_ + 1} : Items{item_, item_ + head_pairs_};
   }
 
-  __device__ Chunk* row_chunk(int row, int chunk) const {
-    return reinterpret_cast<Chunk*>(rows_ + row * kStride) + chunk;
+  __device__ static Chunk* chunk_of(std::byte* row, int chunk) { return reinterpret_cast<Chunk*>(row) + chunk; }
+
+  /// A key, and behind it its value.
+  __device__ std::byte* newest(int which) const {
+    return rows_ + (min(problem_.group, kPartRows) + 2 * which) * kStride;
+  }
+
+  /// work(row, where it is) for this lane's rows: queries, then maybe the key and the value.
+  template <typename Work>
+  __device__ void for_rows(const PairRows& pair, int which, Work work) const {
+    const int at_once = 32 / items();
+    const int first = lane() / items();
+    const int count = first < at_once ? pair.num_queries + (pair.last ? 2 : 0) : 0;
+    // In registers there would be no room for what is under way.
+#pragma unroll 1
+    for (int row = first; row < count; row += at_once) {
+      const int behind = row - pair.num_queries;
+      work(row, behind < 0 ? rows_ + row * kStride : newest(which) + behind * kStride);
+    }
   }
 
   const NewTokens<T>& tokens_;
@@ -159,6 +188,8 @@ class TurnedRows {
   std::byte* const rows_;
   const int head_pairs_;
   const int item_;
+  int newest_ = 0;  ///< of the two, that of the pair that was turned
+  int slot_ = -1;   ///< of the key that was asked for; -1: none
 };
 
 }  // namespace quire::gpu

@@ -47,7 +47,7 @@ __device__ inline void bulk_copy(uint32_t to, const void* from, unsigned bytes, 
 #endif
 }
 
-/// For weights: they are read once, so whatever else the cache holds is worth more.
+/// For what is read once, as weights are: whatever else the cache holds is worth more.
 __device__ inline uint64_t read_once_policy() {
   uint64_t policy = 0;
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <iterator>
 #include <limits>
 #include <numeric>
 #include <random>
@@ -122,6 +123,12 @@ class PagedStep {
     for (size_t s = 0; s < sequences_.size(); ++s) {
       if (sequences_[s].context > 0) contexts_[s] = ++sequences_[s].context;
     }
+    fill_queries();
+  }
+
+  /// Other lengths, of keys that are in the cache; 0: a padding sequence. Queries are of the last positions.
+  void set_contexts(const std::vector<int32_t>& contexts) {
+    for (size_t s = 0; s < sequences_.size(); ++s) contexts_[s] = sequences_[s].context = contexts[s];
     fill_queries();
   }
 
@@ -433,6 +440,55 @@ TEST(attention, many_sequences_and_padding_give_the_defined_result) {
   }
 }
 
+/// Single queries of sequences with these many keys.
+std::vector<Sequence> single_queries(const std::vector<int32_t>& contexts) {
+  std::vector<Sequence> sequences;
+  for (const int32_t context : contexts) {
+    sequences.push_back({.seed = static_cast<uint32_t>(sequences.size()), .context = context, .queries = 1});
+  }
+  return sequences;
+}
+
+TEST(attention, single_queries_are_cut_anywhere) {
+  QUIRE_NEED_ACCELERATOR();
+  const Shape shape{.heads = 4, .kv_heads = 4, .block_size = 32};
+  // Runs of warps and blocks that end where pairs do, a key beside it, and in the middle of pairs; fewer cells than
+  // warps.
+  for (const int32_t context : {16, 31, 32, 33, 200, 384, 385}) {
+    for (const size_t count : {1u, 2u, 4u, 7u, 16u, 33u}) {
+      expect_right(shape, single_queries(std::vector<int32_t>(count, context)));
+    }
+  }
+  // One that several blocks share, more or less of which the first and the last of them have; before, between and
+  // behind short ones.
+  for (size_t at = 0; at <= 40; at += 2) {
+    std::vector<int32_t> contexts(41, 40);
+    contexts[at] = 3000;
+    expect_right({.heads = 4, .kv_heads = 1, .block_size = 32}, single_queries(contexts));
+    expect_right({.heads = 34, .kv_heads = 2, .block_size = 8, .window = 1000}, single_queries(contexts));
+  }
+  std::mt19937 random(3);
+  for (int draw = 0; draw < 60; ++draw) {
+    std::vector<int32_t> contexts(1 + random() % 30);
+    for (int32_t& context : contexts) {
+      const uint32_t most[] = {1, 17, 100, 400, 400, 2000};
+      context = static_cast<int32_t>(random() % most[random() % std::size(most)]);
+    }
+    expect_right(shape, single_queries(contexts));
+    if (testing::Test::HasFailure()) return;
+  }
+}
+
+TEST(attention, short_contexts_are_not_cut_where_there_are_many) {
+  QUIRE_NEED_ACCELERATOR();
+  // What is cut is summed up in another order, whose results differ here and there.
+  const Shape shape{.heads = 8, .kv_heads = 8};
+  PagedStep step(*accelerator(), shape, std::vector<Sequence>(397, {.seed = 1, .context = 45, .queries = 1}));
+  const Numbers& out = step.attend();
+  for (int64_t row = 1; row < out.rows(); ++row) ASSERT_TRUE(out.row_bits_equal(row, out, 0)) << row;
+  expect_defined(step, shape);
+}
+
 TEST(attention, values_in_keys_give_the_defined_result) {
   QUIRE_NEED_ACCELERATOR();
   for (const DType dtype : kTypes) {
@@ -475,6 +531,26 @@ TEST(attention, a_recorded_step_serves_later_ones) {
         expect_defined(step, shape);
       }
     }
+  }
+}
+
+TEST(attention, a_recorded_step_serves_other_lengths) {
+  QUIRE_NEED_ACCELERATOR();
+  const Shape shape{.heads = 4, .kv_heads = 2};
+  Backend& backend = *accelerator();
+  PagedStep step(backend, shape, single_queries(std::vector<int32_t>(24, 900)));
+  step.attend();
+  backend.begin_recording(step.stream());
+  step.enqueue();
+  const std::unique_ptr<Graph> graph = backend.end_recording(step.stream());
+  std::mt19937 random(4);
+  for (const uint32_t most : {900u, 5u, 300u, 1u, 100u, 900u}) {
+    std::vector<int32_t> contexts;
+    for (size_t s = 0; s < step.sequences().size(); ++s) contexts.push_back(static_cast<int32_t>(random() % most));
+    step.set_contexts(contexts);
+    graph->launch(step.stream());
+    step.stream().synchronize();
+    expect_defined(step, shape);
   }
 }
 

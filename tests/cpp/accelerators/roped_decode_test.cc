@@ -87,11 +87,12 @@ class Step {
     return args;
   }
 
-  /// The cache before the step, and the step's tokens.
+  /// The cache before the step, and the step's tokens. All stays where it is: a recorded step may be behind it.
   void reset() {
     std::copy(cache_.begin(), cache_.end(), pages_.begin());
     qkv_ = tokens_;
-    out_ = Numbers(shape_.dtype, rows(), int64_t{shape_.heads} * shape_.head_dim, 8);
+    const Numbers nothing(shape_.dtype, rows(), int64_t{shape_.heads} * shape_.head_dim, 8);
+    out_ = nothing;
   }
 
   /// Other tokens, into the memory of those before.
@@ -100,6 +101,14 @@ class Step {
     if (qkv_.rows() == 0) qkv_ = tokens_;
     for (int64_t row = 0; row < rows(); ++row) {
       for (int64_t i = 0; i < qkv_columns(); ++i) qkv_.set(row, i, tokens_.get(row, i));
+    }
+  }
+
+  /// Other lengths, none greater than the first.
+  void set_contexts(const std::vector<int32_t>& contexts) {
+    for (size_t s = 0; s < contexts.size(); ++s) {
+      contexts_[s] = contexts[s];
+      place_token(s);
     }
   }
 
@@ -166,13 +175,13 @@ class Step {
     size_t next = 0;
     int32_t longest = 1;
     for (size_t s = 0; s < contexts_.size(); ++s) {
-      const int32_t position = contexts_[s] - 1;
       longest = std::max(longest, contexts_[s]);
       starts_.push_back(static_cast<int32_t>(tables_.size()));
       for (int32_t i = 0; i < blocks_of(s); ++i) tables_.push_back(order[next++]);
       query_start_.push_back(static_cast<int32_t>(s));
-      rope_rows_.push_back(std::max(position, 0));
-      slots_.push_back(position < 0 ? -1 : slot_of(s, position));
+      rope_rows_.push_back(0);
+      slots_.push_back(-1);
+      place_token(s);
     }
     tables_.push_back(1 << 30);
     query_start_.push_back(static_cast<int32_t>(rows()));
@@ -192,6 +201,12 @@ class Step {
       slopes_.push_back(std::exp2(-8.0f * static_cast<float>(h + 1) / static_cast<float>(shape_.heads)));
       sinks_.push_back(static_cast<float>(h % 3) - 0.5f);
     }
+  }
+
+  void place_token(size_t s) {
+    const int32_t position = contexts_[s] - 1;
+    rope_rows_[s] = std::max(position, 0);
+    slots_[s] = position < 0 ? -1 : slot_of(s, position);
   }
 
   int64_t slot_of(size_t s, int32_t position) const {
@@ -308,6 +323,20 @@ TEST_F(RopedDecode, lengths) {
 
 TEST_F(RopedDecode, keys_of_one_sequence_are_cut) {
   check({.head_dim = 128, .turned = 128}, {7000, 20});
+}
+
+TEST_F(RopedDecode, pairs_of_many_lengths) {
+  for (const int32_t context : {16, 33, 200, 385}) {
+    for (const size_t count : {3u, 16u, 40u}) check({.kv_heads = 4}, std::vector<int32_t>(count, context));
+  }
+  // Of other sequences, with other angles, from pair to pair.
+  for (const int32_t block_size : {8, 32}) {
+    std::vector<int32_t> contexts;
+    for (int32_t s = 0; s < 150; ++s) contexts.push_back(s % 9 == 4 ? 0 : 1 + s * 37 % 45);
+    contexts[75] = 3000;
+    check({.kv_heads = 1, .block_size = block_size}, contexts);
+    check({.heads = 20, .kv_heads = 1, .head_dim = 128, .turned = 64, .block_size = block_size}, contexts);
+  }
 }
 
 TEST_F(RopedDecode, what_does_not_fit_runs_one_by_one) {
@@ -450,6 +479,28 @@ TEST_F(RopedDecode, a_recorded_step_serves_later_ones) {
       step.expect_same(step.result(), got);
       EXPECT_TRUE(step.q_is_turned());
     }
+  }
+}
+
+TEST_F(RopedDecode, a_recorded_step_serves_other_lengths) {
+  const std::vector<int32_t> longest(24, 500);
+  Step step(*accelerator(), {}, longest);
+  step.run([] {});
+  step.backend().begin_recording(step.stream());
+  step.rope();
+  step.attention();
+  const std::unique_ptr<Graph> graph = step.backend().end_recording(step.stream());
+  std::mt19937 random(6);
+  for (const uint32_t most : {500u, 5u, 200u, 1u, 60u, 500u}) {
+    SCOPED_TRACE(most);
+    std::vector<int32_t> contexts;
+    for (size_t s = 0; s < longest.size(); ++s) contexts.push_back(static_cast<int32_t>(random() % most));
+    step.set_contexts(contexts);
+    const Step::Result expected = step.one_by_one();
+    step.reset();
+    graph->launch(step.stream());
+    step.expect_same(step.result(), expected);
+    EXPECT_EQ(step.q_is_turned(), !has_kernel());
   }
 }
 
