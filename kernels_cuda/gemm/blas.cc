@@ -6,10 +6,12 @@
 
 #include <algorithm>
 #include <array>
+#include <cmath>
 #include <cstring>
 #include <map>
 #include <mutex>
 #include <tuple>
+#include <vector>
 
 #include "kernels_cuda/gemm/blas_library.h"
 
@@ -112,6 +114,18 @@ class Plan {
 constexpr size_t kMaxRemembered = 16384;
 constexpr int kMaxSuggestions = 8;
 
+/// By how much a suggestion must use the device better than one before it to be taken in its place, where reading the
+/// weights is the limit: on an H200 the gate and up product of Llama-3-8B takes 59 instead of 61 us at 64 rows by tiles
+/// that make 1.94 rounds instead of 0.85, and a step 5.32 instead of 5.44 ms. With fewer rows the first was better, and
+/// with 256, where small tiles take more power, 9.5 instead of 9.9 ms.
+constexpr float kBetterUse = 0.1f;
+constexpr int64_t kRowsOfBetterUse[] = {33, 64};
+
+/// Blocks go through a product in rounds: the share of the device that they use in all of them.
+float use_of(const SuggestionEnd& end) {
+  return end.waves > 0.0f ? end.waves / std::ceil(end.waves) : 1.0f;
+}
+
 /// What the library suggests, in its order and its layout.
 class Suggestions {
  public:
@@ -179,13 +193,23 @@ struct Blas::State {
                             stream) == kSuccess;
   }
 
-  /// The first suggestion that runs; it has been enqueued.
+  /// The first suggestion that runs, or one that uses the device better; it has been enqueued.
   Choice choose(const Plan& plan, const BlasProduct& product, vendor::StreamHandle stream) {
     Suggestions suggestions;
     const int found = suggest(plan, alignment_of(product), suggestions);
+    const bool may_choose =
+        kTraits.counts_rounds && product.rows >= kRowsOfBetterUse[0] && product.rows <= kRowsOfBetterUse[1];
+    std::vector<int> order;
     for (int i = 0; i < found; ++i) {
       const SuggestionEnd end = suggestions.end(i);
       if (end.state != kSuccess || end.workspace_bytes > workspace_bytes) continue;
+      // Parts of sums in the workspace are joined by another kernel.
+      const bool better = !order.empty() && may_choose &&
+                          use_of(end) > use_of(suggestions.end(order.front())) + kBetterUse &&
+                          end.workspace_bytes <= suggestions.end(order.front()).workspace_bytes;
+      order.insert(better ? order.begin() : order.end(), i);
+    }
+    for (const int i : order) {
       const Algorithm algorithm = suggestions.algorithm(i);
       if (run(plan, product, algorithm, stream)) return {.possible = true, .algorithm = algorithm};
     }

@@ -21,6 +21,7 @@ const Traits kTraits = {
     .reduce_in_float32 = 2,
     .preference_alignment_a = 5,
     .preference_alignment_d = 8,
+    .counts_rounds = true,
 };
 
 /// From the folder that QUIRE_CUBLASLT_PATH names, or from where the loader looks.

@@ -66,6 +66,8 @@ struct Traits {
   bool has_more_preferences;
   int preference_reduction, reduce_in_float32;
   int preference_alignment_a, preference_alignment_d;
+  /// Whether suggestions say in how many rounds of blocks they would be computed.
+  bool counts_rounds;
 };
 
 // In gemm/blas_library.cc of either tree.

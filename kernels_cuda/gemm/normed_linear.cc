@@ -26,14 +26,13 @@ void normed_linear(const NormedLinearArgs& args, Stream& stream) {
   rows.norm = nullptr;
   if (may_stream && stream_rows_fits(rows, gpu.device())) return chain_or_stream_rows(rows, gpu);
 
-  if (args.has_activation && tiles_activate_faster(args.norm.x.shape[0], gpu)) {
-    const LinearArgs tiles{
-        .x = args.norm.out, .weight = args.weight, .bias = args.bias, .residual = {}, .out = args.out};
-    if (tile_linear_fits(tiles, &args.activation, gpu)) return tile_linear(tiles, &args.activation, gpu);
+  LinearArgs product{.x = args.norm.out, .weight = args.weight, .bias = args.bias, .residual = {}, .out = args.out};
+  if (tiles_are_faster(product, rows.activation, gpu) && tile_linear_fits(product, rows.activation, gpu)) {
+    return tile_linear(product, rows.activation, gpu);
   }
-  const Tensor product = args.has_activation ? args.up : args.out;
-  linear({.x = args.norm.out, .weight = args.weight, .bias = args.bias, .residual = {}, .out = product}, stream);
-  if (args.has_activation) activation({.rule = args.activation, .x = product, .out = args.out}, stream);
+  if (args.has_activation) product.out = args.up;
+  linear(product, stream);
+  if (args.has_activation) activation({.rule = args.activation, .x = product.out, .out = args.out}, stream);
 }
 
 }  // namespace quire::gpu

@@ -16,8 +16,9 @@ namespace quire::gpu {
 bool tile_linear_fits(const LinearArgs& args, const ActivationRule* activation, const GpuStream& stream);
 void tile_linear(const LinearArgs& args, const ActivationRule* activation, GpuStream& stream);
 
-/// Whether tiles with an activation are faster than a product of the library and the activation behind it.
-bool tiles_activate_faster(int64_t rows, const GpuStream& stream);
+/// Whether a step is faster with tiles for a product behind a norm, and for its activation if there is one, than with
+/// the library.
+bool tiles_are_faster(const LinearArgs& product, const ActivationRule* activation, const GpuStream& stream);
 
 /// What tiles can use of Resources::scratch and Resources::counters. With less they are right, but do not cut their
 /// sums between blocks: slow where there are few rows.

@@ -22,6 +22,7 @@ const Traits kTraits = {
     .description_bias = 3,       // ..._BIAS_POINTER
     .description_bias_type = 4,  // ..._BIAS_DATA_TYPE
     .has_more_preferences = false,
+    .counts_rounds = false,
 };
 
 /// The library of the ROCm that this is built for: another one's would bring a second HIP runtime into the process, to

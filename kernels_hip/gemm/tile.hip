@@ -271,8 +271,8 @@ bool tiles_fit(const Device& device) {
   return matrix_lanes(device) != 0;
 }
 
-bool tiles_activate_faster(int64_t, const GpuStream& stream) {
-  return stream.resources().deterministic || stream.resources().blas == nullptr;
+bool tiles_are_faster(const LinearArgs&, const ActivationRule* activation, const GpuStream& stream) {
+  return activation != nullptr && (stream.resources().deterministic || stream.resources().blas == nullptr);
 }
 
 int tile_rows_for(int64_t rows, const TileProduct&, const GpuStream& stream) {
