@@ -1,6 +1,7 @@
 // A chain of ops of one token as one kernel. What limits it is the read of the weights, which hardly pauses: some warps
 // of each block do nothing but ask for weights, as far ahead as shared memory holds, also over the end of an op. Until
-// an op's first input is there, which takes microseconds, the next weights arrive.
+// an op's first input is there, which takes microseconds, the next weights arrive. For that the ring must have run
+// empty by the end of an op: those who multiply must be faster than memory, so that others do what follows a sum.
 //
 // How links follow each other is said in exchange.cuh, how each is computed in product.cuh and attention.cuh. All
 // blocks must be there at once: the launch is a cooperative one.
@@ -72,42 +73,39 @@ __device__ inline void bring_barrier() {
     arriving.advance(program.num_stages);
   };
   for (int i = 0; i < program.num_links; ++i) {
-    if (warp == kBringWarps - 2 && i + kLinksAhead < program.num_links) bring_near(program.links[i + kLinksAhead]);
+    if (warp == kBringWarps - 1 && i + kLinksAhead < program.num_links) bring_near(program.links[i + kLinksAhead]);
     if (program.links[i].kind != Link::Kind::kProduct) continue;
     const RowProduct& product = program.links[i].product;
     const int units = product.units;
     const int per_tile = units_per_tile(product);
     const int tiles = num_tiles(product);
     const int group = tiles_at_once(product);
+    const int64_t line_bytes = int64_t{product.k} * 2;
     int tile = static_cast<int>(blockIdx.x) * group;
     for (int count = 0; tile < tiles;) {
       int next = 0;  // its answer is not needed before these tiles have been asked for
       if (warp == 0 && leads) next = static_cast<int>(gridDim.x + atomicAdd(&program.claims[i], 1u)) * group;
       for (const int end = min(tile + group, tiles); leads && tile < end; ++tile) {
-        const uint16_t* lines[kLinesOfWarp];
-        unsigned num_lines = 0;
-#pragma unroll
-        for (int line = 0; line < kLinesOfWarp; ++line) {
-          const int own = warp * kLinesOfWarp + line;
-          const int unit = tile * per_tile + own % per_tile;
-          const int row = unit + (own >= per_tile ? units : 0);
-          lines[line] =
-              unit < units ? static_cast<const uint16_t*>(product.weight) + int64_t{row} * product.k : nullptr;
-          num_lines += unit < units ? 1 : 0;
-        }
+        // A warp's lines are rows of the matrix that follow each other.
+        const int first_line = warp * kLinesOfWarp;
+        const int unit = tile * per_tile + first_line % per_tile;
+        const int num_lines = max(min(units - unit, kLinesOfWarp), 0);
+        const auto* from =
+            static_cast<const std::byte*>(product.weight) + (unit + (first_line >= per_tile ? units : 0)) * line_bytes;
         for (int column = 0; column < product.k; column += kChunkColumns) {
           const auto bytes = static_cast<unsigned>(min(kChunkColumns, product.k - column) * 2);
           const uint32_t full = room.full + at.stage * 8;
           barrier_wait(room.free + at.stage * 8, at.parity ^ 1);  // at the first round passed at once
           keep_up();
           if (warp == 0) room.tiles[at.stage] = tile;
-          barrier_expect(full, num_lines * bytes);
+          barrier_expect(full, static_cast<unsigned>(num_lines) * bytes);
           const uint32_t to = shared_address(room.stages) + at.stage * kStageBytes;
 #pragma unroll
           for (int line = 0; line < kLinesOfWarp; ++line) {
-            if (lines[line] == nullptr) continue;
-            bulk_copy(to + line_begin(warp * kLinesOfWarp + line), lines[line] + column, bytes, full, policy);
+            if (line >= num_lines) break;
+            bulk_copy(to + line_begin(first_line + line), from + line * line_bytes, bytes, full, policy);
           }
+          from += kChunkColumns * 2;
           at.advance(program.num_stages);
         }
       }
@@ -136,19 +134,36 @@ __global__ void __launch_bounds__(kThreads, 1) chain_kernel(const __grid_constan
     barrier_init(room.full + threadIdx.x * 8, kBringWarps);
     barrier_init(room.free + threadIdx.x * 8, kRowWarps);
   }
+  if (static_cast<int>(threadIdx.x) < kSumSlots) {
+    barrier_init(room.begun + threadIdx.x * 8, 1);
+    barrier_init(room.summed + threadIdx.x * 8, kRowWarps);
+    barrier_init(room.finished + threadIdx.x * 8, 1);
+  }
+  // By all before the barrier, behind which another block may be the last and count this launch.
+  const Exchange exchange(program);
   fence_for_copies();
   __syncthreads();
+  if (threadIdx.x >= kRowThreads + kBringThreads) {
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
+    give_registers<kOtherRegisters>();
+#endif
+    Position slot{.stage = static_cast<int>(threadIdx.x - kRowThreads - kBringThreads) / 32};
+    for (int link = 0; link < program.num_links; ++link) {
+      const Link& own = program.links[link];
+      if (own.kind == Link::Kind::kProduct) finish_tiles<T>(link, own, exchange, room, slot);
+    }
+    return;
+  }
   if (threadIdx.x >= kRowThreads) {
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
-    give_registers<40>();
+    give_registers<kOtherRegisters>();
 #endif
     return bring_weights(program, room);
   }
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
-  take_registers<232>();
+  take_registers<kComputeRegisters>();
 #endif
-  const Exchange exchange(program);
-  Position at;
+  Multiplying at;
 #pragma unroll 1
   for (int link = 0; link < program.num_links; ++link) {
     switch (program.links[link].kind) {

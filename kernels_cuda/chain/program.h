@@ -88,8 +88,11 @@ __host__ __device__ constexpr int line_begin(int line) {
 }
 constexpr int kStageBytes = line_begin(kTileLines);
 constexpr int kMostStages = 16;
-constexpr int kSumBytes = 2 * kRowWarps * kTileLines * 4;
-constexpr int kSignalBytes = kMostStages * (8 + 8 + 4) + 16;
+/// Tiles that are summed or finished at a time.
+constexpr int kSumSlots = 8;
+constexpr int kSlotFloats = kRowWarps * kTileLines;
+constexpr int kSumBytes = (kSumSlots * kSlotFloats + 2 * kRowWarps) * 4;
+constexpr int kSignalBytes = kMostStages * (8 + 8 + 4) + kSumSlots * (3 * 8 + 4) + 16;
 
 /// Stages of a block that are on their way at a time. What everybody waits for between links comes by the same ways as
 /// weights, and behind those that were asked for before: with two a step takes 3 % longer, from four on 1 to 3 %.

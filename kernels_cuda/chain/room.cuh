@@ -14,18 +14,32 @@ namespace quire::gpu {
 constexpr int kBringWarps = 4;
 constexpr int kBringThreads = kBringWarps * 32;
 constexpr int kLinesOfWarp = kTileLines / kBringWarps;
+static_assert(kTileLines / 2 % kLinesOfWarp == 0);
+/// Warps that finish tiles, in turn: those that multiply need not wait for each other, nor for residuals.
+constexpr int kFinishWarps = 4;
+static_assert(kSumSlots % kFinishWarps == 0);
 /// How many links ahead parameters are brought near.
 constexpr int kLinksAhead = 2;
-constexpr int kThreads = kRowThreads + kBringThreads;
+/// Registers of a thread that computes, which spills what else would be kept through all links, and of the others; they
+/// are given and taken by warpgroups.
+constexpr int kComputeRegisters = 216, kOtherRegisters = 40;
+constexpr int kThreads = kRowThreads + kBringThreads + kFinishWarps * 32;
+static_assert(kRowThreads * kComputeRegisters + (kThreads - kRowThreads) * kOtherRegisters <= 64 * 1024);
+static_assert(kBringWarps % 4 == 0 && kFinishWarps % 4 == 0);
 
 /// A block's shared memory.
 struct Room {
   std::byte* stages;
   std::byte* work;  ///< a row x; or what warps tell each other about attention
-  float* sums;      ///< of the warps, for two tiles in turn
-  uint32_t full;    ///< barriers: a stage holds what it should
-  uint32_t free;    ///< nobody reads it any more
+  float* sums;      ///< [slots][warps][lines] of a tile
+  float* norm_sums;
+  uint32_t full;   ///< barriers: a stage holds what it should
+  uint32_t free;   ///< nobody reads it any more
+  uint32_t begun;  ///< barriers of slots: which tile they are for is known
+  uint32_t summed;
+  uint32_t finished;
   int* tiles;       ///< which tile a stage is of; -1: there is none, the op ends here
+  int* slot_tiles;  ///< the same of slots
   int* claimed;     ///< [2] the tiles that come next
   int* note;        ///< of one thread to the others
 
@@ -33,10 +47,16 @@ struct Room {
       : stages(shared),
         work(stages + program.num_stages * kStageBytes),
         sums(reinterpret_cast<float*>(work + program.room_bytes)),
+        norm_sums(sums + kSumSlots * kSlotFloats),
         full(shared_address(sums) + kSumBytes),
         free(full + kMostStages * 8),
-        tiles(reinterpret_cast<int*>(reinterpret_cast<std::byte*>(sums) + kSumBytes + kMostStages * 16)),
-        claimed(tiles + kMostStages),
+        begun(free + kMostStages * 8),
+        summed(begun + kSumSlots * 8),
+        finished(summed + kSumSlots * 8),
+        tiles(
+            reinterpret_cast<int*>(reinterpret_cast<std::byte*>(sums) + kSumBytes + kMostStages * 16 + kSumSlots * 24)),
+        slot_tiles(tiles + kMostStages),
+        claimed(slot_tiles + kSumSlots),
         note(claimed + 2) {}
 };
 
