@@ -20,8 +20,7 @@ constexpr int kFinishWarps = 4;
 static_assert(kSumSlots % kFinishWarps == 0);
 /// How many links ahead parameters are brought near.
 constexpr int kLinksAhead = 2;
-/// Registers of a thread that computes, which spills what else would be kept through all links, and of the others; they
-/// are given and taken by warpgroups.
+/// Registers of a thread that computes, and of any other one; they are given and taken by warpgroups.
 constexpr int kComputeRegisters = 216, kOtherRegisters = 40;
 constexpr int kThreads = kRowThreads + kBringThreads + kFinishWarps * 32;
 static_assert(kRowThreads * kComputeRegisters + (kThreads - kRowThreads) * kOtherRegisters <= 64 * 1024);
