@@ -3,8 +3,11 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <cstring>
 #include <limits>
 #include <numbers>
+#include <string>
+#include <utility>
 #include <vector>
 
 #include "accelerator.h"
@@ -495,6 +498,83 @@ TEST_F(SmallOpsTest, copy_blocks_moves_blocks_to_page_locked_memory_and_back) {
     }
     EXPECT_TRUE(is_block(on_host, layer, 1, untouched.data()));
     EXPECT_TRUE(is_block(on_device, layer, 8, original(layer, 8)));
+  }
+}
+
+// ---- rope_kv_write
+
+TEST(RopeKvWrite, turns_in_place_and_stores_what_it_has_turned) {
+  QUIRE_NEED_ACCELERATOR();
+  Backend& backend = *accelerator();
+  const std::unique_ptr<Stream> stream = backend.create_stream();
+  constexpr int32_t kTokens = 19, kHeads = 6, kKvHeads = 2, kBlock = 16, kBlocks = 5, kPositions = 70;
+  for (const auto& [dtype, cache_dtype] : std::vector<std::pair<DType, DType>>{{DType::kBFloat16, DType::kBFloat16},
+                                                                               {DType::kFloat16, DType::kFloat16},
+                                                                               {DType::kFloat32, DType::kFloat32},
+                                                                               {DType::kFloat32, DType::kBFloat16}}) {
+    for (const auto& [dim, turned] :
+         std::vector<std::pair<int32_t, int32_t>>{{128, 128}, {64, 32}, {80, 32}, {96, 48}, {40, 10}, {33, 8}}) {
+      for (const RopeLayout layout : {RopeLayout::kHalf, RopeLayout::kInterleaved}) {
+        SCOPED_TRACE(std::string(dtype_name(dtype)) + ", dim " + std::to_string(dim) + ", turned " +
+                     std::to_string(turned));
+        const int64_t columns = int64_t{kHeads + 2 * kKvHeads} * dim;
+        Numbers qkv = Numbers::random(dtype, kTokens, columns, 5, 8);
+        const Numbers before = qkv;
+        Numbers cos = Numbers::random(DType::kFloat32, kPositions, turned / 2, 6);
+        Numbers sin = Numbers::random(DType::kFloat32, kPositions, turned / 2, 7);
+        Shared<int32_t> rows;
+        Shared<int64_t> slots;
+        for (int32_t t = 0; t < kTokens; ++t) {
+          rows.push_back(t * 11 % kPositions);
+          slots.push_back(t == 4 ? -1 : t * 29 % (kBlock * kBlocks));
+        }
+        KvLayer kv{.dtype = cache_dtype,
+                   .num_blocks = kBlocks,
+                   .block_size = kBlock,
+                   .num_kv_heads = kKvHeads,
+                   .head_dim = dim,
+                   .v_head_dim = dim};
+        kv.block_bytes = backend.kv_block_bytes(kv);
+        Shared<std::byte> pages(static_cast<size_t>(kBlocks * kv.block_bytes), std::byte{0xff}), expected_pages = pages;
+        const auto cut = [&](Numbers& all, int64_t first, int64_t heads) {
+          return all.tensor().columns(first * dim, heads * dim).heads(heads, dim);
+        };
+        RopeKvWriteArgs args;
+        args.q = cut(qkv, 0, kHeads);
+        args.rope.rows = rows.data();
+        args.rope.cos = cos.tensor();
+        args.rope.sin = sin.tensor();
+        args.rope.layout = layout;
+        args.kv = {.k = cut(qkv, kHeads, kKvHeads),
+                   .v = cut(qkv, kHeads + kKvHeads, kKvHeads),
+                   .kv = kv,
+                   .slots = slots.data()};
+        args.kv.kv.data = pages.data();
+        backend.ops().rope_kv_write(args, *stream);
+        args.kv.kv.data = expected_pages.data();
+        backend.ops().kv_write(args.kv, *stream);
+        stream->synchronize();
+        EXPECT_TRUE(qkv.gaps_untouched());
+        EXPECT_EQ(std::memcmp(pages.data(), expected_pages.data(), pages.size()), 0);
+        for (int32_t t = 0; t < kTokens; ++t) {
+          for (int32_t h = 0; h < kHeads + 2 * kKvHeads; ++h) {
+            for (int32_t i = 0; i < dim; ++i) {
+              double expected = before.get(t, h * dim + i);
+              if (i < turned && h < kHeads + kKvHeads) {
+                const bool half = layout == RopeLayout::kHalf;
+                const int32_t pair = half ? i % (turned / 2) : i / 2;
+                const bool first = half ? i < turned / 2 : i % 2 == 0;
+                const int32_t other = half ? (first ? i + turned / 2 : i - turned / 2) : (first ? i + 1 : i - 1);
+                const double c = cos.get(rows[static_cast<size_t>(t)], pair),
+                             s = sin.get(rows[static_cast<size_t>(t)], pair);
+                expected = expected * c + (first ? -1.0 : 1.0) * before.get(t, h * dim + other) * s;
+              }
+              ASSERT_TRUE(near(qkv.get(t, h * dim + i), expected, rounding_of(dtype))) << t << ", " << h << ", " << i;
+            }
+          }
+        }
+      }
+    }
   }
 }
 
