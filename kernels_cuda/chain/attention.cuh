@@ -61,6 +61,7 @@ class Heads8 {
 
   /// Of the queries in shared memory, in bytes from head to head: see line_begin().
   static constexpr int kQueryStride = kDim * 2 + 64;
+  static_assert((kMostGroup + 2) * kQueryStride <= attention_room(kDim, 1));
 
   /// `queries`: shared memory for 8 of them, and behind them the key and the value of the token.
   __device__ Heads8(const AttentionLink& link, int kv_head, std::byte* queries)
