@@ -115,9 +115,10 @@ constexpr size_t kMaxRemembered = 16384;
 constexpr int kMaxSuggestions = 8;
 
 /// By how much a suggestion must use the device better than one before it to be taken in its place, where reading the
-/// weights is the limit: on an H200 the gate and up product of Llama-3-8B takes 59 instead of 61 us at 64 rows by tiles
-/// that make 1.94 rounds instead of 0.85, and a step 5.32 instead of 5.44 ms. With fewer rows the first was better, and
-/// with 256, where small tiles take more power, 9.5 instead of 9.9 ms.
+/// weights is the limit: a step of Llama-3-8B takes 5.32 instead of 5.44 ms so at 64 rows on an H200, whose gate and up
+/// product takes 59 instead of 61 us by tiles of 112 rows of the matrix instead of 256. With 256 rows, where the power
+/// limits, it takes 9.9 instead of 9.5 ms. With 16 and 32 it took longer than another H200 does with the first, which
+/// says little.
 constexpr float kBetterUse = 0.1f;
 constexpr int64_t kRowsOfBetterUse[] = {33, 64};
 
