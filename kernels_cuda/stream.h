@@ -3,12 +3,13 @@
 #include <cstddef>
 #include <memory>
 #include <optional>
+#include <utility>
 
 #include "backend/backend.h"
-#include "kernels_cuda/attention/put_off.h"
 #include "kernels_cuda/chain/chain.h"
 #include "kernels_cuda/chain/rows_chain.h"
 #include "kernels_cuda/common/device.h"
+#include "kernels_cuda/put_off.h"
 
 namespace quire::gpu {
 
@@ -49,52 +50,70 @@ class GpuStream final : public Stream {
         chain_(make_chain(resources.device)),
         rows_chain_(make_rows_chain(resources.device, resources.deterministic)) {}
   ~GpuStream() override { vendor::destroy_stream(handle_); }
-  GpuStream(const GpuStream&) = delete;
-  GpuStream& operator=(const GpuStream&) = delete;
+  GpuStream(GpuStream&) = delete;
+  GpuStream& operator=(GpuStream&) = delete;
 
   void synchronize() override { wait_for_stream(resources_, handle()); }
 
   /// For whoever enqueues or waits: ops that were put off are enqueued first.
-  vendor::StreamHandle handle() const {
-    enqueue(chain_);
-    enqueue(rows_chain_);
-    put_off_.enqueue(*this);  // chain() and chain_rows() leave none that is older
+  vendor::StreamHandle handle() {
+    enqueue_put_off();
     return handle_;
   }
 
   /// Put an op off, if it can become a part of one kernel with those behind it.
   template <typename Args>
   bool chain(const Args& args) {
-    enqueue(rows_chain_);
-    put_off_.enqueue(*this);
-    return chain_ != nullptr && chain_->take(args, *this);
+    return take(chain_.get(), args);
   }
   /// The same of products of several rows.
   template <typename Args>
   bool chain_rows(const Args& args) {
-    if (rows_chain_ == nullptr || !rows_chain_->fits(args)) return false;
-    enqueue(chain_);
-    put_off_.enqueue(*this);
-    rows_chain_->take(args, *this);
-    return true;
+    return take(rows_chain_.get(), args);
   }
-  /// Put an op off that no chain has taken, right behind chain(args).
-  void put_off(const RopeKvWriteArgs& args) { put_off_.put(args); }
-  std::optional<RopeKvWriteArgs> take_put_off() { return put_off_.take(); }
+  /// Put an op off that no chain has taken.
+  void put_off(const RopeKvWriteArgs& args) {
+    enqueue_put_off();
+    rope_.put(args);
+    put_off_ = &rope_;
+  }
+  /// What put_off() got, if nothing has come behind it: it is then the caller's to enqueue.
+  std::optional<RopeKvWriteArgs> take_put_off() {
+    if (put_off_ != &rope_) return std::nullopt;
+    put_off_ = nullptr;
+    return rope_.take();
+  }
+  /// Enqueue what was put off. Chains take none of the ops that this runs one by one.
+  void enqueue_put_off() {
+    PutOff* const ops = std::exchange(put_off_, nullptr);
+    if (ops == nullptr) return;
+    const struct Restore {
+      bool& value;
+      bool before;
+      ~Restore() { value = before; }
+    } restore{may_chain_, std::exchange(may_chain_, false)};
+    ops->enqueue(*this);
+  }
   const Resources& resources() const { return resources_; }
   const Device& device() const { return resources_.device; }
 
  private:
-  template <typename AnyChain>
-  void enqueue(const AnyChain& chain) const {
-    if (chain != nullptr && !chain->empty()) chain->enqueue(*this);
+  /// A chain may enqueue what it had and begin anew with this op; what others hold is older than the op.
+  template <typename AnyChain, typename Args>
+  bool take(AnyChain* chain, const Args& args) {
+    if (chain == nullptr || !may_chain_ || !chain->take(args, *this)) return false;
+    if (put_off_ != chain) enqueue_put_off();
+    put_off_ = chain;
+    return true;
   }
 
   const Resources& resources_;
   vendor::StreamHandle handle_;
   std::unique_ptr<Chain> chain_;
   std::unique_ptr<RowsChain> rows_chain_;
-  mutable PutOff put_off_;
+  PutOffRope rope_;
+  PutOff* put_off_ = nullptr;  ///< which of them holds ops; never two do
+  bool may_chain_ = true;
 };
 
 inline GpuStream& as_gpu(Stream& stream) {

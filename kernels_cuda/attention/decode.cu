@@ -619,7 +619,7 @@ size_t turned_bytes(const AttentionProblem& problem) {
 }
 
 template <typename T, int kDim, typename Tokens>
-void run(const AttentionProblem& problem, const Tokens& tokens, const GpuStream& stream) {
+void run(const AttentionProblem& problem, const Tokens& tokens, GpuStream& stream) {
   const auto kernel = decode_kernel<T, kDim, Tokens>;
   const Room<kDim> room(problem, stream.device());
   static OncePerDevice prepare;
@@ -659,7 +659,7 @@ size_t decode_counters(const Device& device) {
   return static_cast<size_t>(num_blocks(device));
 }
 
-void attend_decode(const AttentionProblem& problem, DType dtype, const GpuStream& stream) {
+void attend_decode(const AttentionProblem& problem, DType dtype, GpuStream& stream) {
   with_dim(problem.head_dim, [&](auto dim) {
     if (dtype == DType::kBFloat16) {
       run<BFloat, dim>(problem, NoTokens{}, stream);
@@ -676,8 +676,7 @@ bool roped_decode_has_room(const AttentionProblem& problem, const Device& device
   });
 }
 
-void attend_decode_roped(const RopeKvWriteArgs& rope, const AttentionProblem& problem, DType dtype,
-                         const GpuStream& stream) {
+void attend_decode_roped(const RopeKvWriteArgs& rope, const AttentionProblem& problem, DType dtype, GpuStream& stream) {
   with_dim(problem.head_dim, [&](auto dim) {
     if (dtype == DType::kBFloat16) {
       run<BFloat, dim>(problem, new_tokens_of<BFloat>(rope), stream);

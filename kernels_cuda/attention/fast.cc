@@ -29,7 +29,7 @@ bool has_common_width(const KvLayer& kv) {
          std::find(std::begin(kDims), std::end(kDims), kv.head_dim) != std::end(kDims);
 }
 
-void attend_many(const AttentionProblem& problem, DType dtype, bool single_queries_too, const GpuStream& stream) {
+void attend_many(const AttentionProblem& problem, DType dtype, bool single_queries_too, GpuStream& stream) {
   if (hopper_prefill_fits(problem, stream.device())) {
     attend_prefill_hopper(problem, dtype, single_queries_too, stream);
   } else {
@@ -51,7 +51,7 @@ bool are_same(const KvLayer& a, const KvLayer& b) {
 }  // namespace
 
 bool attend_roped(const RopeKvWriteArgs& rope, const AttentionArgs& args, const AttentionProblem& problem,
-                  const GpuStream& stream) {
+                  GpuStream& stream) {
   const Device& device = stream.device();
   const RaggedBatch& batch = *args.batch;
   const KvLayer& kv = args.kv;
@@ -69,7 +69,7 @@ bool attend_roped(const RopeKvWriteArgs& rope, const AttentionArgs& args, const 
   return true;
 }
 
-bool attend_fast(const AttentionArgs& args, const AttentionProblem& problem, const GpuStream& stream) {
+bool attend_fast(const AttentionArgs& args, const AttentionProblem& problem, GpuStream& stream) {
   const Device& device = stream.device();
   const RaggedBatch& batch = *args.batch;
   const DType dtype = args.kv.dtype;

@@ -282,7 +282,7 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 template <typename Cache, int kHeads>
-void run(const AttentionProblem& problem, DType dtype, const GpuStream& stream) {
+void run(const AttentionProblem& problem, DType dtype, GpuStream& stream) {
   const int head_blocks = (problem.group + kHeads - 1) / kHeads;
   const int64_t blocks = int64_t{problem.num_tokens} * problem.num_kv_heads * head_blocks;
   const int64_t split_bytes =
@@ -298,7 +298,7 @@ size_t generic_counters() {
   return kMaxSplitBlocks;
 }
 
-void attend_generic(const AttentionProblem& problem, DType q_dtype, DType kv_dtype, const GpuStream& stream) {
+void attend_generic(const AttentionProblem& problem, DType q_dtype, DType kv_dtype, GpuStream& stream) {
   QUIRE_REQUIRE(problem.head_dim <= kMaxDim && problem.value_dim <= kMaxDim, ErrorKind::kUnsupported,
                 "attention on a GPU: head_dim=", problem.head_dim, ", expected at most ", kMaxDim);
   with_type(kv_dtype, [&](auto type) {

@@ -3,7 +3,6 @@
 // thread turns or copies one pair or one component. Both are limited by the launch at a few tokens, by memory at many.
 #include <cstdint>
 
-#include "kernels_cuda/attention/put_off.h"
 #include "kernels_cuda/attention/rope_chunks.cuh"
 #include "kernels_cuda/common/launch.cuh"
 #include "kernels_cuda/common/numbers.cuh"
@@ -87,7 +86,7 @@ __global__ void __launch_bounds__(kThreads)
   y = from_float<T>(imaginary * c + real * s);
 }
 
-void launch_kv_write(const KvWriteArgs& args, const GpuStream& stream) {
+void launch_kv_write(const KvWriteArgs& args, GpuStream& stream) {
   const Pages pages = pages_of(args.kv, args.slots);
   const int heads = args.kv.num_kv_heads;
   const bool values_too = !args.kv.values_in_keys;
@@ -116,7 +115,7 @@ bool turns_in_chunks(const RopeKvWriteArgs& args) {
          aligned(args.rope.sin);
 }
 
-void launch_rope_kv_write(const RopeKvWriteArgs& args, const GpuStream& stream) {
+void launch_rope_kv_write(const RopeKvWriteArgs& args, GpuStream& stream) {
   const Tensor& k = args.kv.k;
   const int64_t tokens = k.shape[0];
   const int q_heads = static_cast<int>(args.q.shape[1]), kv_heads = static_cast<int>(k.shape[1]);

@@ -374,7 +374,7 @@ __global__ void __launch_bounds__(kThreads, 1) latent_kernel(const AttentionProb
 }
 
 template <typename T>
-void run(const AttentionProblem& problem, Mode mode, const GpuStream& stream) {
+void run(const AttentionProblem& problem, Mode mode, GpuStream& stream) {
   static OncePerDevice prepare;
   prepare([] { allow_shared_memory(latent_kernel<T>, kFixedBytes + LatentSchedule::bytes(kMaxDecodeSequences)); });
   const int tiles = (problem.group + kPartRows - 1) / kPartRows;
@@ -395,8 +395,7 @@ bool latent_fits(const AttentionProblem& problem, const Device& device) {
          problem.num_kv_heads == 1;
 }
 
-void attend_latent(const AttentionProblem& problem, DType dtype, bool split_single, bool others,
-                   const GpuStream& stream) {
+void attend_latent(const AttentionProblem& problem, DType dtype, bool split_single, bool others, GpuStream& stream) {
   const auto run_for = [&](auto type) {
     using T = decltype(type);
     if (split_single) run<T>(problem, Mode::kSplitSingle, stream);

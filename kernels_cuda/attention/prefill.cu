@@ -292,7 +292,7 @@ __global__ void __launch_bounds__(kThreads, 2)
 }
 
 template <typename T, int kDim>
-void run(const AttentionProblem& problem, bool single_queries_too, const GpuStream& stream) {
+void run(const AttentionProblem& problem, bool single_queries_too, GpuStream& stream) {
   using S = Shape<kDim>;
   static OncePerDevice prepare;
   prepare([] { allow_shared_memory(prefill_kernel<T, kDim>, S::kSharedBytes); });
@@ -304,7 +304,7 @@ void run(const AttentionProblem& problem, bool single_queries_too, const GpuStre
 }
 
 template <typename T>
-void run_any(const AttentionProblem& problem, bool single_queries_too, const GpuStream& stream) {
+void run_any(const AttentionProblem& problem, bool single_queries_too, GpuStream& stream) {
   switch (problem.head_dim) {
     case 64: return run<T, 64>(problem, single_queries_too, stream);
     case 80: return run<T, 80>(problem, single_queries_too, stream);
@@ -320,7 +320,7 @@ void run_any(const AttentionProblem& problem, bool single_queries_too, const Gpu
 
 }  // namespace
 
-void attend_prefill(const AttentionProblem& problem, DType dtype, bool single_queries_too, const GpuStream& stream) {
+void attend_prefill(const AttentionProblem& problem, DType dtype, bool single_queries_too, GpuStream& stream) {
   dtype == DType::kBFloat16 ? run_any<BFloat>(problem, single_queries_too, stream)
                             : run_any<Half>(problem, single_queries_too, stream);
 }

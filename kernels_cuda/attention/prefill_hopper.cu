@@ -365,7 +365,7 @@ __global__ void __launch_bounds__(kThreads, 1)
 }
 
 template <typename T, int kDim>
-void run(const AttentionProblem& problem, bool single_queries_too, const GpuStream& stream) {
+void run(const AttentionProblem& problem, bool single_queries_too, GpuStream& stream) {
   using S = Shape<kDim>;
   static OncePerDevice prepare;
   prepare([] { allow_shared_memory(hopper_kernel<T, kDim>, S::kSharedBytes); });
@@ -381,8 +381,7 @@ bool hopper_prefill_fits(const AttentionProblem& problem, const Device& device) 
   return device.compute_capability == 90 && (problem.head_dim == 64 || problem.head_dim == 128);
 }
 
-void attend_prefill_hopper(const AttentionProblem& problem, DType dtype, bool single_queries_too,
-                           const GpuStream& stream) {
+void attend_prefill_hopper(const AttentionProblem& problem, DType dtype, bool single_queries_too, GpuStream& stream) {
   const auto run_for = [&](auto type) {
     using T = decltype(type);
     problem.head_dim == 64 ? run<T, 64>(problem, single_queries_too, stream)

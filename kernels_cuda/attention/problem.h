@@ -44,16 +44,16 @@ struct AttentionProblem {
 
 /// Do it with kernels of the vendor's own, on the units that multiply matrices; false if they do not take these types,
 /// widths or places. In attention/fast.cc of either tree.
-bool attend_fast(const AttentionArgs& args, const AttentionProblem& problem, const GpuStream& stream);
+bool attend_fast(const AttentionArgs& args, const AttentionProblem& problem, GpuStream& stream);
 /// The same together with the op before it, in one kernel. To the bit what both give one after the other; false if
 /// there is no such kernel for these.
 bool attend_roped(const RopeKvWriteArgs& rope, const AttentionArgs& args, const AttentionProblem& problem,
-                  const GpuStream& stream);
+                  GpuStream& stream);
 size_t fast_attention_scratch_bytes(const Device& device);
 size_t fast_attention_counters(const Device& device);
 
 /// Everything, in any type. A row's result depends on the row alone.
-void attend_generic(const AttentionProblem& problem, DType q_dtype, DType kv_dtype, const GpuStream& stream);
+void attend_generic(const AttentionProblem& problem, DType q_dtype, DType kv_dtype, GpuStream& stream);
 size_t generic_counters();
 
 // What attend_fast() chooses from.
@@ -63,30 +63,27 @@ constexpr int kMaxDecodeSequences = 1024;
 
 /// The sequences with one query, on tensor cores. Splits the keys of all over the GPU: evenly, as far as short contexts
 /// stay whole.
-void attend_decode(const AttentionProblem& problem, DType dtype, const GpuStream& stream);
+void attend_decode(const AttentionProblem& problem, DType dtype, GpuStream& stream);
 /// Where all sequences have one query: turn q and k as well, and write k and v into the cache. With as many warps, so
 /// that keys are cut at the same places; is there shared memory for them?
 bool roped_decode_has_room(const AttentionProblem& problem, const Device& device);
-void attend_decode_roped(const RopeKvWriteArgs& rope, const AttentionProblem& problem, DType dtype,
-                         const GpuStream& stream);
+void attend_decode_roped(const RopeKvWriteArgs& rope, const AttentionProblem& problem, DType dtype, GpuStream& stream);
 size_t decode_scratch_bytes(const Device& device);
 size_t decode_counters(const Device& device);
 
 /// The sequences with several queries, those with one too if `single_queries_too`, on tensor cores. A row's result
 /// depends on the row alone.
-void attend_prefill(const AttentionProblem& problem, DType dtype, bool single_queries_too, const GpuStream& stream);
+void attend_prefill(const AttentionProblem& problem, DType dtype, bool single_queries_too, GpuStream& stream);
 
 /// The same for heads of 64 and 128 on compute capability 9.0.
 bool hopper_prefill_fits(const AttentionProblem& problem, const Device& device);
-void attend_prefill_hopper(const AttentionProblem& problem, DType dtype, bool single_queries_too,
-                           const GpuStream& stream);
+void attend_prefill_hopper(const AttentionProblem& problem, DType dtype, bool single_queries_too, GpuStream& stream);
 
 /// Keys of 576 with values in them, on compute capability 9.0 and up. `split_single`: share sequences with one query
 /// out over the GPU (at most kMaxDecodeSequences); `others`: the rest, or everything without `split_single`; there a
 /// row's result depends on the row alone.
 bool latent_fits(const AttentionProblem& problem, const Device& device);
-void attend_latent(const AttentionProblem& problem, DType dtype, bool split_single, bool others,
-                   const GpuStream& stream);
+void attend_latent(const AttentionProblem& problem, DType dtype, bool split_single, bool others, GpuStream& stream);
 size_t latent_scratch_bytes(const Device& device);
 
 }  // namespace quire::gpu

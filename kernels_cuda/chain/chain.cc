@@ -84,20 +84,20 @@ class ProgramChain final : public Chain {
  public:
   ProgramChain(const Device& device, ChainUse use) : device_(device), use_(use) {}
 
-  bool take(const StreamRows& args, const GpuStream& stream) override {
+  bool take(const StreamRows& args, GpuStream& stream) override {
     const PackedLinear& weight = *args.weight;
     if (args.x.shape[0] != 1 || weight.k % kWarpColumns != 0 || !begins_chunk(weight.data.data())) return false;
     const size_t room = static_cast<size_t>(weight.k) * 2;
     if (stages_beside(room) < kLeastStages) return false;
     const Result row{args.x.data, weight.k, args.norm != nullptr ? DType::kFloat32 : weight.dtype};
     // What does not read all that the link before has computed begins a new chain: chain.cu says why.
-    if (!taken_.empty() && !enqueuing_ && (ends_with_rope() || row != result_)) enqueue(stream);
+    if (!taken_.empty() && (ends_with_rope() || row != result_)) stream.enqueue_put_off();
     const bool gated = args.activation != nullptr && args.activation->gated;
     const Result result{args.out.data, gated ? weight.n / 2 : weight.n, args.out.dtype};
     return add(weight.dtype, 0, room, TakenProduct(args), result, stream);
   }
 
-  bool take(const RopeKvWriteArgs& args, const GpuStream& stream) override {
+  bool take(const RopeKvWriteArgs& args, GpuStream& stream) override {
     const KvLayer& kv = args.kv.kv;
     const Tensor& k = args.kv.k;
     const int64_t pairs = args.rope.cos.shape[1];
@@ -112,7 +112,7 @@ class ProgramChain final : public Chain {
     return add(kv.dtype, kv.head_dim, 0, args, result_, stream);
   }
 
-  bool take(const AttentionArgs& args, const GpuStream& stream) override {
+  bool take(const AttentionArgs& args, GpuStream& stream) override {
     const KvLayer& kv = args.kv;
     const auto* const rope = taken_.empty() ? nullptr : std::get_if<RopeKvWriteArgs>(&taken_.back());
     if (rope == nullptr || rope->q.data != args.q.data || rope->kv.kv.data != kv.data) return false;
@@ -126,10 +126,7 @@ class ProgramChain final : public Chain {
                TakenAttention(args), result, stream);
   }
 
-  bool empty() const override { return taken_.empty(); }
-
-  void enqueue(const GpuStream& given) override {
-    auto& stream = const_cast<GpuStream&>(given);  // as ops got it from the model
+  void enqueue(GpuStream& stream) override {
     std::vector<TakenOp> ops = std::exchange(taken_, {});
     const int head_dim = std::exchange(head_dim_, 0);
     const size_t room = std::exchange(room_bytes_, 0);
@@ -140,19 +137,12 @@ class ProgramChain final : public Chain {
       last_rope = *rope;
       ops.pop_back();
     }
-    enqueuing_ = true;
-    try {
-      if (!pays(ops) || !set_program(ops, room, stream.resources())) {
-        enqueue_one_by_one(ops, stream);
-      } else {
-        run_program(program_, dtype_, head_dim == 0 ? 64 : head_dim, stream);
-      }
-      if (last_rope) launch_rope_kv_write(*last_rope, stream);
-    } catch (...) {
-      enqueuing_ = false;
-      throw;
+    if (!pays(ops) || !set_program(ops, room, stream.resources())) {
+      enqueue_one_by_one(ops, stream);
+    } else {
+      run_program(program_, dtype_, head_dim == 0 ? 64 : head_dim, stream);
     }
-    enqueuing_ = false;
+    if (last_rope) launch_rope_kv_write(*last_rope, stream);
   }
 
  private:
@@ -185,12 +175,11 @@ class ProgramChain final : public Chain {
 
   /// A chain has one type, heads of one width, and a limit to its length: what does not fit begins a new one.
   template <typename Op>
-  bool add(DType dtype, int head_dim, size_t room, const Op& op, const Result& result, const GpuStream& stream) {
-    if (enqueuing_) return false;
+  bool add(DType dtype, int head_dim, size_t room, const Op& op, const Result& result, GpuStream& stream) {
     const bool other_heads = head_dim_ != 0 && head_dim != 0 && head_dim_ != head_dim;
     // Attention never begins a chain: its rope is there, and left room for it.
     const bool full = !std::is_same_v<Op, TakenAttention> && num_links_ == kMostLinks;
-    if (!taken_.empty() && (dtype != dtype_ || other_heads || full)) enqueue(stream);
+    if (!taken_.empty() && (dtype != dtype_ || other_heads || full)) stream.enqueue_put_off();
     dtype_ = dtype;
     result_ = result;
     if (head_dim != 0) head_dim_ = head_dim;
@@ -333,7 +322,6 @@ class ProgramChain final : public Chain {
   Result result_;  ///< of the last op
   size_t room_bytes_ = 0;
   int num_links_ = 0;
-  bool enqueuing_ = false;
   Program program_;
 };
 

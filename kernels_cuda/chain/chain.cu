@@ -176,7 +176,7 @@ __global__ void __launch_bounds__(kThreads, 1) chain_kernel(const __grid_constan
 }
 
 template <typename T, int kDim>
-void run(const Program& program, const GpuStream& stream) {
+void run(const Program& program, GpuStream& stream) {
   const auto kernel = chain_kernel<T, kDim>;
   static OncePerDevice prepare;
   prepare([&] { allow_shared_memory(kernel, stream.device().shared_memory_per_block); });
@@ -187,7 +187,7 @@ void run(const Program& program, const GpuStream& stream) {
 
 }  // namespace
 
-void run_program(const Program& program, DType dtype, int head_dim, const GpuStream& stream) {
+void run_program(const Program& program, DType dtype, int head_dim, GpuStream& stream) {
   QUIRE_CHECK(head_dim == 64 || head_dim == 128, "head_dim=", head_dim);
   if (dtype == DType::kBFloat16) {
     head_dim == 64 ? run<BFloat, 64>(program, stream) : run<BFloat, 128>(program, stream);

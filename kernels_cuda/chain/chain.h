@@ -6,28 +6,20 @@
 #include "backend/ops/attention.h"
 #include "backend/ops/fused.h"
 #include "kernels_cuda/common/device.h"
+#include "kernels_cuda/put_off.h"
 
 namespace quire::gpu {
 
-class GpuStream;
 struct StreamRows;
 
-/// Ops of a step of one token that a stream has taken but not enqueued yet: several that follow each other become one
-/// kernel, in which weights are read with hardly a pause. In what order things happen on the stream stays the same,
-/// since it asks for them before anything else is enqueued (GpuStream::handle).
-class Chain {
+/// Ops of a step of one token: several that follow each other become one kernel, in which weights are read with hardly
+/// a pause.
+class Chain : public PutOff {
  public:
-  virtual ~Chain() = default;
-
-  /// Take an op, if it can be a link of a chain. What its arguments point to in the device's memory, and weights, must
-  /// be there until it has run.
-  virtual bool take(const StreamRows& args, const GpuStream& stream) = 0;
-  virtual bool take(const RopeKvWriteArgs& args, const GpuStream& stream) = 0;
-  virtual bool take(const AttentionArgs& args, const GpuStream& stream) = 0;
-
-  virtual bool empty() const = 0;
-  /// Enqueue what has been taken. While that goes on nothing is taken.
-  virtual void enqueue(const GpuStream& stream) = 0;
+  /// Take an op, if it can be a link of a chain. If not of this one, those before are enqueued and it begins another.
+  virtual bool take(const StreamRows& args, GpuStream& stream) = 0;
+  virtual bool take(const RopeKvWriteArgs& args, GpuStream& stream) = 0;
+  virtual bool take(const AttentionArgs& args, GpuStream& stream) = 0;
 };
 
 /// Null where there is no such kernel: below compute capability 9.0, and for HIP. `device` must outlive it.

@@ -109,6 +109,6 @@ constexpr int attention_room(int dim, int group) {
 }
 
 /// Launch the kernel. `head_dim`: 64 or 128, of all attention in it.
-void run_program(const Program& program, DType dtype, int head_dim, const GpuStream& stream);
+void run_program(const Program& program, DType dtype, int head_dim, GpuStream& stream);
 
 }  // namespace quire::gpu

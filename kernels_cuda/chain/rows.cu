@@ -485,7 +485,7 @@ __global__ void __launch_bounds__(kBlockThreads, 1) rows_kernel(const __grid_con
 }
 
 template <typename T>
-void run(const RowsProgram& program, const GpuStream& stream) {
+void run(const RowsProgram& program, GpuStream& stream) {
   const auto kernel = rows_kernel<T>;
   static OncePerDevice prepare;
   prepare([&] { allow_shared_memory(kernel, stream.device().shared_memory_per_block); });
@@ -497,7 +497,7 @@ void run(const RowsProgram& program, const GpuStream& stream) {
 
 }  // namespace
 
-void run_rows_program(const RowsProgram& program, DType dtype, const GpuStream& stream) {
+void run_rows_program(const RowsProgram& program, DType dtype, GpuStream& stream) {
   dtype == DType::kBFloat16 ? run<BFloat>(program, stream) : run<Half>(program, stream);
 }
 

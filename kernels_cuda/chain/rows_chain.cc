@@ -146,42 +146,33 @@ class ProgramRowsChain final : public RowsChain {
  public:
   ProgramRowsChain(const Device& device, ChainUse use) : device_(device), use_(use) {}
 
-  bool fits(const LinearArgs& args) const override { return !enqueuing_ && gpu::fits(Product(args)); }
-  bool fits(const NormedLinearArgs& args) const override { return !enqueuing_ && gpu::fits(Product(args)); }
-  void take(const LinearArgs& args, const GpuStream& stream) override { add(args, stream); }
-  void take(const NormedLinearArgs& args, const GpuStream& stream) override { add(args, stream); }
+  bool take(const LinearArgs& args, GpuStream& stream) override { return add(args, stream); }
+  bool take(const NormedLinearArgs& args, GpuStream& stream) override { return add(args, stream); }
 
-  bool empty() const override { return taken_.empty(); }
-
-  void enqueue(const GpuStream& given) override {
-    auto& stream = const_cast<GpuStream&>(given);  // as ops got it from the model
+  void enqueue(GpuStream& stream) override {
     const std::vector<TakenProduct> products = std::exchange(taken_, {});
-    enqueuing_ = true;
-    try {
-      if (pays(products)) {
-        set_program(products, stream);
-        run_rows_program(program_, product_of(products.front()).weight->dtype, stream);
-      } else {
-        for (const TakenProduct& taken : products) enqueue_alone(taken, stream);
-      }
-    } catch (...) {
-      enqueuing_ = false;
-      throw;
+    if (pays(products)) {
+      set_program(products, stream);
+      run_rows_program(program_, product_of(products.front()).weight->dtype, stream);
+    } else {
+      for (const TakenProduct& taken : products) enqueue_alone(taken, stream);
     }
-    enqueuing_ = false;
   }
 
  private:
   template <typename Args>
-  void add(const Args& args, const GpuStream& stream) {
+  bool add(const Args& args, GpuStream& stream) {
+    const Product product(args);
+    if (!fits(product)) return false;
     if (!taken_.empty()) {
       // A chain has one type, so many rows, and a limit to its length: what does not fit begins a new one.
       const Product first = product_of(taken_.front());
-      const bool fits_in = taken_.size() < kMostRowsLinks && first.weight->dtype == args.weight->dtype &&
-                           first.x.shape[0] == Product(args).x.shape[0];
-      if (!fits_in) enqueue(stream);
+      const bool goes_on = taken_.size() < kMostRowsLinks && first.weight->dtype == args.weight->dtype &&
+                           first.x.shape[0] == product.x.shape[0];
+      if (!goes_on) stream.enqueue_put_off();
     }
     taken_.emplace_back(args);
+    return true;
   }
 
   bool pays(const std::vector<TakenProduct>& products) const {
@@ -199,7 +190,7 @@ class ProgramRowsChain final : public RowsChain {
     }
   }
 
-  void set_program(const std::vector<TakenProduct>& products, const GpuStream& stream) {
+  void set_program(const std::vector<TakenProduct>& products, GpuStream& stream) {
     const Product first = product_of(products.front());
     const int64_t rows = first.x.shape[0];
     const int num_blocks = device_.num_multiprocessors;
@@ -235,7 +226,6 @@ class ProgramRowsChain final : public RowsChain {
   const Device& device_;
   const ChainUse use_;
   std::vector<TakenProduct> taken_;
-  bool enqueuing_ = false;
   RowsProgram program_;
 };
 

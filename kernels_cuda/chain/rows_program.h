@@ -80,6 +80,6 @@ inline size_t rows_shared_bytes(int weight_stages, int num_links) {
 }
 
 /// Launch the kernel, a block on each multiprocessor.
-void run_rows_program(const RowsProgram& program, DType dtype, const GpuStream& stream);
+void run_rows_program(const RowsProgram& program, DType dtype, GpuStream& stream);
 
 }  // namespace quire::gpu

@@ -28,7 +28,7 @@ Kernel choose_kernel(int num_ranks) {
 
 }  // namespace
 
-void gather_chunk(const PeerView& peers, const GatherChunk& chunk, const GpuStream& stream) {
+void gather_chunk(const PeerView& peers, const GatherChunk& chunk, GpuStream& stream) {
   const auto blocks =
       static_cast<unsigned>(std::min<int64_t>((gather_units(chunk, 0) + kThreads - 1) / kThreads, kMostPeerBlocks));
   launch("all_gather", choose_kernel(peers.num_ranks), blocks, kThreads, 0, stream, peers, chunk);

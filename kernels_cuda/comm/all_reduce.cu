@@ -71,7 +71,7 @@ int64_t num_units(DType dtype, int64_t count) {
 
 }  // namespace
 
-void reduce_chunk(DType dtype, const PeerView& peers, const ReduceChunk& chunk, const GpuStream& stream) {
+void reduce_chunk(DType dtype, const PeerView& peers, const ReduceChunk& chunk, GpuStream& stream) {
   const Choice choice = choose_kernel(dtype, chunk, peers.num_ranks);
   const int64_t units = chunk.part_units > 0 ? chunk.part_units : num_units(dtype, chunk.count);
   // A small message is spread over several multiprocessors, a large one over all blocks.

@@ -37,14 +37,14 @@ __global__ void __launch_bounds__(kRowThreads) join_columns_kernel(GatheredColum
 
 }  // namespace
 
-void sum_parts(DType dtype, const GatheredParts& gathered, const GpuStream& stream) {
+void sum_parts(DType dtype, const GatheredParts& gathered, GpuStream& stream) {
   const auto blocks = static_cast<unsigned>((gathered.count + kRowThreads - 1) / kRowThreads);
   with_type(dtype, [&](auto type) {
     launch("all_reduce", sum_parts_kernel<decltype(type)>, blocks, kRowThreads, 0, stream, gathered);
   });
 }
 
-void join_columns(const GatheredColumns& gathered, const GpuStream& stream) {
+void join_columns(const GatheredColumns& gathered, GpuStream& stream) {
   launch("all_gather", join_columns_kernel, row_grid(gathered.rows, gathered.columns, 1), kRowThreads, 0, stream,
          gathered);
 }

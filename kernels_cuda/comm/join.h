@@ -28,7 +28,7 @@ struct GatheredColumns {
   int64_t out_stride;
 };
 
-void sum_parts(DType dtype, const GatheredParts& gathered, const GpuStream& stream);
-void join_columns(const GatheredColumns& gathered, const GpuStream& stream);
+void sum_parts(DType dtype, const GatheredParts& gathered, GpuStream& stream);
+void join_columns(const GatheredColumns& gathered, GpuStream& stream);
 
 }  // namespace quire::gpu

@@ -53,8 +53,8 @@ struct GatherChunk {
   bool aligned;             ///< rows of x and out, and where ranks' columns begin, to 16 bytes
 };
 
-void reduce_chunk(DType dtype, const PeerView& peers, const ReduceChunk& chunk, const GpuStream& stream);
-void gather_chunk(const PeerView& peers, const GatherChunk& chunk, const GpuStream& stream);
+void reduce_chunk(DType dtype, const PeerView& peers, const ReduceChunk& chunk, GpuStream& stream);
+void gather_chunk(const PeerView& peers, const GatherChunk& chunk, GpuStream& stream);
 
 /// Have the code of what that many ranks launch on the current device: a kernel that is loaded when it is first
 /// launched may have to wait for one that waits for it.

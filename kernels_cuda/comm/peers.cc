@@ -100,13 +100,13 @@ int64_t PeerExchange::bytes_of_rank() {
   return 2 * kBufferBytes + static_cast<int64_t>(sizeof(*PeerView::tickets));
 }
 
-void PeerExchange::all_reduce(int rank, const AllReduceArgs& args, const GpuStream& stream) {
+void PeerExchange::all_reduce(int rank, const AllReduceArgs& args, GpuStream& stream) {
   const PeerView& peers = state_->views[static_cast<size_t>(rank)];
   cut_reduce(args, peers.num_ranks, kBufferLines, share_from_bytes(peers.num_ranks),
              [&](const ReduceChunk& chunk) { reduce_chunk(args.x.dtype, peers, chunk, stream); });
 }
 
-void PeerExchange::all_gather(int rank, const AllGatherArgs& args, const GpuStream& stream) {
+void PeerExchange::all_gather(int rank, const AllGatherArgs& args, GpuStream& stream) {
   const PeerView& peers = state_->views[static_cast<size_t>(rank)];
   cut_gather(args, peers.num_ranks, kBufferLines,
              [&](const GatherChunk& chunk) { gather_chunk(peers, chunk, stream); });

@@ -24,8 +24,8 @@ class PeerExchange {
   /// Device memory of each rank.
   static int64_t bytes_of_rank();
 
-  void all_reduce(int rank, const AllReduceArgs& args, const GpuStream& stream);
-  void all_gather(int rank, const AllGatherArgs& args, const GpuStream& stream);
+  void all_reduce(int rank, const AllReduceArgs& args, GpuStream& stream);
+  void all_gather(int rank, const AllGatherArgs& args, GpuStream& stream);
 
  private:
   struct State;

@@ -51,8 +51,8 @@ void allow_shared_memory(void (*kernel)(Params...), size_t bytes) {
 
 /// `what`: the op, for the message if the launch fails.
 template <typename... Params, typename... Args>
-void launch(const char* what, void (*kernel)(Params...), dim3 grid, dim3 block, size_t shared_bytes,
-            const GpuStream& stream, Args&&... args) {
+void launch(const char* what, void (*kernel)(Params...), dim3 grid, dim3 block, size_t shared_bytes, GpuStream& stream,
+            Args&&... args) {
   const bool early = stream.device().compute_capability >= 90;
   check(vendor::launch(kernel, grid, block, shared_bytes, stream.handle(), early,
                        static_cast<Params>(std::forward<Args>(args))...),

@@ -456,7 +456,7 @@ int clusters_at_once(int cluster) {
 }
 
 template <typename T, int kRows, Together kTogether, bool kChunked = false>
-void launch_tiles(const TileProduct& product, DType dtype, int cluster, const GpuStream& stream) {
+void launch_tiles(const TileProduct& product, DType dtype, int cluster, GpuStream& stream) {
   using S = Shape<kRows>;
   // The stride of a single row may be anything.
   const int64_t stride = product.num_x_rows == 1 ? (int64_t{product.k} + 7) / 8 * 8 : product.x_stride;
@@ -486,7 +486,7 @@ int blocks_for_sums(const TileProduct& product, int64_t tiles) {
 }
 
 template <typename T, int kRows>
-void launch_tiles(const TileProduct& product, DType dtype, const GpuStream& stream) {
+void launch_tiles(const TileProduct& product, DType dtype, GpuStream& stream) {
   const int64_t row_tiles =
       product.row_tiles != nullptr ? product.likely_row_tiles : (product.num_rows + kRows - 1) / kRows;
   const int64_t tiles = std::max<int64_t>(row_tiles, 1) * count_column_tiles(product);
@@ -508,7 +508,7 @@ void launch_tiles(const TileProduct& product, DType dtype, const GpuStream& stre
 }
 
 template <typename T>
-void launch_tiles(const TileProduct& product, DType dtype, int rows_per_tile, const GpuStream& stream) {
+void launch_tiles(const TileProduct& product, DType dtype, int rows_per_tile, GpuStream& stream) {
   switch (rows_per_tile) {
     case 16: return launch_tiles<T, 16>(product, dtype, stream);
     case 32: return launch_tiles<T, 32>(product, dtype, stream);
@@ -524,7 +524,7 @@ bool hopper_tiles_fit(const Device& device) {
   return device.compute_capability == 90;
 }
 
-void multiply_hopper_tiles(const TileProduct& product, DType dtype, int rows_per_tile, const GpuStream& stream) {
+void multiply_hopper_tiles(const TileProduct& product, DType dtype, int rows_per_tile, GpuStream& stream) {
   if (dtype == DType::kBFloat16) return launch_tiles<BFloat>(product, dtype, rows_per_tile, stream);
   return launch_tiles<Half>(product, dtype, rows_per_tile, stream);
 }

@@ -8,6 +8,6 @@ namespace quire::gpu {
 bool hopper_tiles_fit(const Device& device);
 
 /// multiply_tiles() with the instructions of that capability.
-void multiply_hopper_tiles(const TileProduct& product, DType dtype, int rows_per_tile, const GpuStream& stream);
+void multiply_hopper_tiles(const TileProduct& product, DType dtype, int rows_per_tile, GpuStream& stream);
 
 }  // namespace quire::gpu

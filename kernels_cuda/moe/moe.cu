@@ -227,7 +227,7 @@ bool aligned(const Tensor& tensor) {
 }
 
 template <int kCount>
-void join(const JoinArgs& args, DType out, int64_t num_tokens, const GpuStream& stream) {
+void join(const JoinArgs& args, DType out, int64_t num_tokens, GpuStream& stream) {
   const int threads = std::min(256, (args.width / kCount + 31) / 32 * 32);
   const int64_t per_block = int64_t{threads} * kCount;
   // A grid is at most 65535 high.

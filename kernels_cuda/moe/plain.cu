@@ -114,7 +114,7 @@ __global__ void __launch_bounds__(kThreads)
 
 }  // namespace
 
-void multiply_plain(const TileProduct& product, DType x, DType weight, DType out, const GpuStream& stream) {
+void multiply_plain(const TileProduct& product, DType x, DType weight, DType out, GpuStream& stream) {
   launch("experts", plain_kernel, dim3(static_cast<unsigned>(4 * stream.device().num_multiprocessors)), dim3(kThreads),
          0, stream, product, x, weight, out);
 }

@@ -10,6 +10,6 @@ namespace quire::gpu {
 constexpr int kPlainRows = 32;
 
 /// The product of multiply_tiles() for all types and sizes, in float32 throughout. `product` must have row tiles.
-void multiply_plain(const TileProduct& product, DType x, DType weight, DType out, const GpuStream& stream);
+void multiply_plain(const TileProduct& product, DType x, DType weight, DType out, GpuStream& stream);
 
 }  // namespace quire::gpu

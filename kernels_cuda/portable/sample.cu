@@ -69,7 +69,7 @@ void sample(const SampleArgs& args, Stream& stream) {
   params.max_candidates = args.max_candidates;
   carve(params, args.scratch);
 
-  const GpuStream& gpu = as_gpu(stream);
+  GpuStream& gpu = as_gpu(stream);
   const auto chunks = static_cast<unsigned>((vocabulary + kMeasureChunk - 1) / kMeasureChunk);
   launch("measuring logits", measure_rows, dim3(chunks, static_cast<unsigned>(num_rows)), dim3(kMeasureThreads), 0, gpu,
          params);

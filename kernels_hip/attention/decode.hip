@@ -300,7 +300,7 @@ __global__ void __launch_bounds__(kWaves * 64, kDim > 128 ? 1 : kBlocksPerMultip
 }
 
 template <typename T, int kDim>
-void run(const AttentionProblem& problem, const GpuStream& stream) {
+void run(const AttentionProblem& problem, GpuStream& stream) {
   const Device& device = stream.device();
   const Resources& resources = stream.resources();
   const int64_t pairs = int64_t{problem.num_sequences} * problem.num_kv_heads * ((problem.group + kRows - 1) / kRows);
@@ -316,7 +316,7 @@ void run(const AttentionProblem& problem, const GpuStream& stream) {
 }
 
 template <typename T>
-void run_any(const AttentionProblem& problem, const GpuStream& stream) {
+void run_any(const AttentionProblem& problem, GpuStream& stream) {
   switch (problem.head_dim) {
     case 64: return run<T, 64>(problem, stream);
     case 80: return run<T, 80>(problem, stream);
@@ -343,7 +343,7 @@ size_t decode_counters(const Device&) {
   return kMostPairs;
 }
 
-void attend_decode(const AttentionProblem& problem, DType dtype, const GpuStream& stream) {
+void attend_decode(const AttentionProblem& problem, DType dtype, GpuStream& stream) {
   dtype == DType::kBFloat16 ? run_any<BFloat>(problem, stream) : run_any<Half>(problem, stream);
 }
 

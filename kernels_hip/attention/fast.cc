@@ -25,7 +25,7 @@ bool has_kernel(const KvLayer& kv, int lanes) {
 
 }  // namespace
 
-bool attend_fast(const AttentionArgs& args, const AttentionProblem& problem, const GpuStream& stream) {
+bool attend_fast(const AttentionArgs& args, const AttentionProblem& problem, GpuStream& stream) {
   const KvLayer& kv = args.kv;
   const RaggedBatch& batch = *args.batch;
   if (kv.dtype == DType::kFloat32 || args.q.dtype != kv.dtype || args.out.dtype != kv.dtype || kv.block_size % 4 != 0 ||
@@ -39,7 +39,7 @@ bool attend_fast(const AttentionArgs& args, const AttentionProblem& problem, con
   return true;
 }
 
-bool attend_roped(const RopeKvWriteArgs&, const AttentionArgs&, const AttentionProblem&, const GpuStream&) {
+bool attend_roped(const RopeKvWriteArgs&, const AttentionArgs&, const AttentionProblem&, GpuStream&) {
   return false;
 }
 

@@ -241,7 +241,7 @@ __global__ void __launch_bounds__(kWaves * 64, 2)
 }
 
 template <typename T, int kDim>
-void run(const AttentionProblem& problem, bool single_queries_too, const GpuStream& stream) {
+void run(const AttentionProblem& problem, bool single_queries_too, GpuStream& stream) {
   const int lanes = matrix_lanes(stream.device());
   // As many tiles as there can be; where sequences have several queries, fewer of them fill these.
   const int64_t rows = int64_t{problem.num_tokens} * problem.group;
@@ -251,7 +251,7 @@ void run(const AttentionProblem& problem, bool single_queries_too, const GpuStre
 }
 
 template <typename T>
-void run_any(const AttentionProblem& problem, bool single_queries_too, const GpuStream& stream) {
+void run_any(const AttentionProblem& problem, bool single_queries_too, GpuStream& stream) {
   switch (problem.head_dim) {
     case 64: return run<T, 64>(problem, single_queries_too, stream);
     case 80: return run<T, 80>(problem, single_queries_too, stream);
@@ -267,7 +267,7 @@ void run_any(const AttentionProblem& problem, bool single_queries_too, const Gpu
 
 }  // namespace
 
-void attend_prefill(const AttentionProblem& problem, DType dtype, bool single_queries_too, const GpuStream& stream) {
+void attend_prefill(const AttentionProblem& problem, DType dtype, bool single_queries_too, GpuStream& stream) {
   dtype == DType::kBFloat16 ? run_any<BFloat>(problem, single_queries_too, stream)
                             : run_any<Half>(problem, single_queries_too, stream);
 }

@@ -17,8 +17,8 @@ int64_t PeerExchange::bytes_of_rank() {
   return 0;
 }
 
-void PeerExchange::all_reduce(int, const AllReduceArgs&, const GpuStream&) {}
+void PeerExchange::all_reduce(int, const AllReduceArgs&, GpuStream&) {}
 
-void PeerExchange::all_gather(int, const AllGatherArgs&, const GpuStream&) {}
+void PeerExchange::all_gather(int, const AllGatherArgs&, GpuStream&) {}
 
 }  // namespace quire::gpu

@@ -245,7 +245,7 @@ __global__ void __launch_bounds__(kMostThreads, kBlocksPerMultiprocessor) tile_k
 }
 
 template <typename T, int kRows, bool kChunked>
-void launch_tiles(const TileProduct& product, const GpuStream& stream) {
+void launch_tiles(const TileProduct& product, GpuStream& stream) {
   const Device& device = stream.device();
   const int threads = kTileWaves * matrix_lanes(device);
   launch("tiles", tile_kernel<T, kRows, kChunked>,
@@ -254,7 +254,7 @@ void launch_tiles(const TileProduct& product, const GpuStream& stream) {
 }
 
 template <typename T>
-void launch_tiles(const TileProduct& product, int rows_per_tile, const GpuStream& stream) {
+void launch_tiles(const TileProduct& product, int rows_per_tile, GpuStream& stream) {
   const bool chunked = product.chunks > 1;
   QUIRE_CHECK(!chunked || rows_per_tile == 16 || rows_per_tile == 64, "rows_per_tile=", rows_per_tile);
   switch (rows_per_tile) {
