@@ -18,6 +18,7 @@
 #include "kernels_cuda/attention/problem.h"
 #include "kernels_cuda/attention/split.cuh"
 #include "kernels_cuda/attention/turned_rows.cuh"
+#include "kernels_cuda/common/divisor.cuh"
 #include "kernels_cuda/common/launch.cuh"
 #include "kernels_cuda/common/reduce.cuh"
 
@@ -52,6 +53,13 @@ struct Shape {
   static_assert(kPartFloats * 4 <= kRingBytes);
 };
 
+/// What numbers of cells, pairs and keys are divided by in every launch, on the way to the first key.
+struct Divisors {
+  Divisor blocks, warps;
+  Divisor tiles;  ///< of 16 query heads, of a kv head
+  Divisor block_size;
+};
+
 /// Where a run of cells ends and the next begins.
 struct Cut {
   int unit;
@@ -77,12 +85,12 @@ struct Source {
 };
 
 __device__ Source source_of(const Schedule<kCellKeys>& schedule, const AttentionProblem& problem, const Place& place,
-                            int tiles) {
+                            const Divisors& by) {
   const int first_key = schedule.first_key(place.sequence);
   const int key = (first_key / kCellKeys + place.unit) * kCellKeys;
   const int32_t* const table = problem.block_tables + schedule.tables[place.sequence];
-  const std::byte* const heads = problem.pages + place.pair / tiles * problem.head_bytes;
-  const int block_size = problem.layout.block_size;
+  const std::byte* const heads = problem.pages + place.pair / by.tiles * problem.head_bytes;
+  const Divisor& block_size = by.block_size;
   const int old = key + kCellKeys < schedule.contexts[place.sequence];
   if (block_size >= kCellKeys)
     return {heads + table[key / block_size] * problem.block_bytes, nullptr, key % block_size, old};
@@ -107,19 +115,20 @@ class Ring {
   /// `own`: of the warp's cells, the place of that with the lane's number, or of the last one. `all_old`: what this
   /// step's own token has in a cell may be anything.
   __device__ Ring(std::byte* memory, uint32_t barriers, const Schedule<kCellKeys>& schedule,
-                  const AttentionProblem& problem, int begin, int count, int tiles, const Place& own, bool all_old)
+                  const AttentionProblem& problem, const Divisors& by, int begin, int count, const Place& own,
+                  bool all_old)
       : memory_(memory),
         barriers_(barriers),
         schedule_(schedule),
         problem_(problem),
+        by_(by),
         begin_(begin),
         count_(count),
-        tiles_(tiles),
         policy_(read_once_policy()),
-        now_(source_of(schedule, problem, own, tiles)) {
+        now_(source_of(schedule, problem, own, by)) {
     if constexpr (kBulkCopies) {
       while (asked_ < min(kStages, count_) && (all_old || __shfl_sync(0xffffffffu, now_.old, asked_) != 0)) {
-        copy(asked_++);
+        copy<true>(asked_++);
       }
     }
     next_ = look_up(32);
@@ -127,7 +136,7 @@ class Ring {
 
   /// Once the kernel before has ended: ask for what it may have written.
   __device__ void fill() {
-    for (; asked_ < kStages; ++asked_) copy(asked_);
+    for (; asked_ < kStages; ++asked_) copy<true>(asked_);
   }
 
   /// The i-th cell, once it is there.
@@ -147,19 +156,22 @@ class Ring {
   /// The i-th cell is no longer needed.
   __device__ void release(int i) {
     __syncwarp();
-    copy(i + kStages);
+    copy<false>(i + kStages);
   }
 
  private:
   __device__ Source look_up(int first) const {
     const int i = first + threadIdx.x % 32;
     if (i >= count_) return {nullptr, nullptr, 0, 0};
-    return source_of(schedule_, problem_, place_of(schedule_, begin_ + i), tiles_);
+    return source_of(schedule_, problem_, place_of(schedule_, begin_ + i), by_);
   }
 
+  /// `kFirst`: it is one of the ring's first.
+  template <bool kFirst>
   __device__ void copy(int i) {
+    static_assert(kStages <= 32);
     if (i < count_) {
-      if (i > 0 && i % 32 == 0) {
+      if (!kFirst && i % 32 == 0) {
         now_ = next_;
         next_ = look_up(i + 32);
       }
@@ -193,7 +205,8 @@ class Ring {
   uint32_t barriers_;
   const Schedule<kCellKeys>& schedule_;
   const AttentionProblem& problem_;
-  int begin_, count_, tiles_;
+  const Divisors& by_;
+  int begin_, count_;
   int asked_ = 0;
   uint64_t policy_;
   Source now_, next_;
@@ -371,10 +384,10 @@ struct NoTokens {};
 /// `Tokens`: NewTokens<T>, if rope_kv_write has not.
 template <typename T, int kDim, typename Tokens>
 __global__ void __launch_bounds__(32 * Shape<kDim>::kMaxWarps, 1)
-    decode_kernel(const AttentionProblem problem, const Tokens tokens) {
+    decode_kernel(const AttentionProblem problem, const Divisors by, const Tokens tokens) {
   using S = Shape<kDim>;
   constexpr bool kTurns = !std::is_same_v<Tokens, NoTokens>;
-  const int warps = static_cast<int>(blockDim.x) / 32;
+  const int warps = by.warps, blocks = by.blocks, tiles = by.tiles;
   QUIRE_DYNAMIC_SHARED(std::byte, shared);
   std::byte* const rings = shared;
   const int turned_bytes = kTurns ? static_cast<int>(TurnedRows<T, kDim>::bytes(problem.group)) : 0;
@@ -384,6 +397,7 @@ __global__ void __launch_bounds__(32 * Shape<kDim>::kMaxWarps, 1)
   // By warp: parts that it left behind, in scratch memory (0) and then in its ring (1).
   __shared__ PartOwner owners[S::kMaxWarps][2];
   __shared__ bool comes_last[2];
+  __shared__ int ends_in[2];  // sequences of the block's first cell, and of the next block's
 
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   const uint32_t own_barriers = shared_address(barriers) + warp * S::kStages * 8;
@@ -391,38 +405,44 @@ __global__ void __launch_bounds__(32 * Shape<kDim>::kMaxWarps, 1)
   fence_for_copies();
   __syncwarp();
 
-  const int tiles = (problem.group + kPartRows - 1) / kPartRows;
   const Schedule<kCellKeys> schedule(lists, problem, tiles);
-  const int few = kShortCells * warps;
-  const bool long_pairs = make_schedule(schedule, problem, few);
-  const int units = schedule.units(), blocks = static_cast<int>(gridDim.x), block = static_cast<int>(blockIdx.x);
+  const int few = kShortCells * warps, block = static_cast<int>(blockIdx.x);
   // No less than a cell for each warp.
-  const int block_units = max((units + blocks - 1) / blocks, warps);
+  const auto units_of_block = [&](int units) { return max((units + blocks - 1) / by.blocks, warps); };
+  const bool long_pairs = make_schedule(schedule, problem, few, [&](int s, int begin, int end, int all) {
+    const int block_units = units_of_block(all * schedule.pairs);
+    for (int i = 0; i < 2; ++i) {
+      const int unit = (block + i) * block_units;
+      if (unit >= begin * schedule.pairs && unit < end * schedule.pairs) ends_in[i] = s;
+    }
+  });
+  const int units = schedule.units(), block_units = units_of_block(units);
   // Blocks without work make room for the next kernel; but one must wait (common/launch.cuh).
   if (block == 0 && units == 0) wait_for_previous();
   // Even lanes look for where a run begins, odd ones for where it ends. Only long pairs are cut between blocks, and in
   // these no cut is moved: which blocks have parts of one follows from `block_units`.
-  const Cut block_cut =
-      cut_at(schedule, (block + lane % 2) * block_units, units, 0, schedule.sequences - 1, few, /*most=*/few);
+  const int block_at = (block + lane % 2) * block_units;
+  const int end_in = block_at < units ? ends_in[lane % 2] : schedule.sequences - 1;
+  const Cut block_cut = cut_at(schedule, block_at, units, end_in, end_in, few, /*most=*/few);
   const int block_begin = shuffle(block_cut.unit, 0), block_end = shuffle(block_cut.unit, 1);
   if (block_begin >= block_end) return;
   const int first_sequence = shuffle(block_cut.sequence, 0), last_sequence = shuffle(block_cut.sequence, 1);
   const int block_cells = block_end - block_begin;
-  const Cut warp_cut = cut_at(schedule, block_begin + (warp + lane % 2) * max(block_cells, warps) / warps, block_end,
-                              first_sequence, last_sequence, few, block_cells / warps / kMostMoved);
+  const Cut warp_cut = cut_at(schedule, block_begin + (warp + lane % 2) * max(block_cells, warps) / by.warps, block_end,
+                              first_sequence, last_sequence, few, block_cells / by.warps / kMostMoved);
   const int begin = shuffle(warp_cut.unit, 0), count = shuffle(warp_cut.unit, 1) - begin;
 
-  float* const block_parts = problem.scratch + gridDim.x * warps * S::kPartFloats;
+  float* const block_parts = problem.scratch + blocks * warps * S::kPartFloats;
   const auto warp_part = [&](int w, int which) -> float* {
     if (which == 1) return reinterpret_cast<float*>(rings + w * S::kRingBytes);
-    return problem.scratch + (blockIdx.x * warps + w) * S::kPartFloats;
+    return problem.scratch + (block * warps + w) * S::kPartFloats;
   };
   const bool rules = problem.softcap > 0.0f || problem.alibi_slopes != nullptr;
   const float factor = rules ? kLog2e : problem.scale * kLog2e;
 
   const int num_pairs = schedule.sequences * schedule.pairs;
-  const int busy_blocks = min((units + block_units - 1) / block_units, long_pairs ? blocks : num_pairs);
-  const bool hold_next = busy_blocks * 100 >= blocks * kHoldNextPercent;
+  const int holding_blocks = (blocks * kHoldNextPercent + 99) / 100;
+  const bool hold_next = (holding_blocks - 1) * block_units < units && (long_pairs || num_pairs >= holding_blocks);
   if (lane < 2) owners[warp][lane].pair = -1;
   __syncwarp();
   if (count == 0) {
@@ -431,18 +451,20 @@ __global__ void __launch_bounds__(32 * Shape<kDim>::kMaxWarps, 1)
   } else {
     const Place own = place_of(schedule, begin + min(lane, count - 1), first_sequence, last_sequence);
     Place place = {shuffle(own.sequence, 0), shuffle(own.pair, 0), shuffle(own.unit, 0)};
-    const auto rope_row = [&]([[maybe_unused]] int sequence) {
+    // Without a branch and a sign, for either of which the compiler would wait for it at once.
+    const auto rope_row = [&]([[maybe_unused]] int sequence) -> uint32_t {
       if constexpr (kTurns) {
-        if (sequence < schedule.sequences) return tokens.angles.rows[schedule.tokens[sequence]];
+        const int token = schedule.tokens[min(sequence, schedule.sequences - 1)];
+        return static_cast<uint32_t>(tokens.angles.rows[token]);
       }
       return 0;
     };
     // On its way while block tables are.
-    const int first_rope_row = rope_row(place.sequence);
-    Ring<kDim> ring(rings + warp * S::kRingBytes, own_barriers, schedule, problem, begin, count, tiles, own, kTurns);
+    const uint32_t first_rope_row = rope_row(place.sequence);
+    Ring<kDim> ring(rings + warp * S::kRingBytes, own_barriers, schedule, problem, by, begin, count, own, kTurns);
     const auto make_turned = [&] {
       if constexpr (kTurns) {
-        return TurnedRows<T, kDim>(tokens, problem, turned_rows + warp * turned_bytes);
+        return TurnedRows<T, kDim>(tokens, problem, by.block_size, turned_rows + warp * turned_bytes);
       } else {
         return NoTokens{};
       }
@@ -454,10 +476,11 @@ __global__ void __launch_bounds__(32 * Shape<kDim>::kMaxWarps, 1)
       while (sequence < schedule.sequences && schedule.units_of(sequence) == 0);
       return sequence;
     };
-    int following = sequence_after(place.sequence), following_rope_row = rope_row(following);
+    int following = sequence_after(place.sequence);
+    uint32_t following_rope_row = rope_row(following);
     /// `left`: cells of the warp from the place on.
     const auto rows_of = [&](const Place& place, int left) -> PairRows {
-      const int kv_head = place.pair / tiles, tile = place.pair % tiles;
+      const int kv_head = place.pair / by.tiles, tile = place.pair % by.tiles;
       return {.token = schedule.tokens[place.sequence],
               .kv_head = kv_head,
               .first_head = kv_head * problem.group + tile * kPartRows,
@@ -537,15 +560,19 @@ __global__ void __launch_bounds__(32 * Shape<kDim>::kMaxWarps, 1)
   const int pair_before = __shfl_sync(kFullWarp, own_pair, parts_before == 0 ? lane : 31 - __clz(parts_before));
   const unsigned firsts = __ballot_sync(kFullWarp, own_pair >= 0 && (parts_before == 0 || pair_before != own_pair));
   const int pairs = __popc(firsts), teams = min(pairs, warps);
-  const Team team{warp / teams * 32 + lane, (warps - warp % teams + teams - 1) / teams * 32};
+  const int rank = static_cast<int>(static_cast<unsigned>(warp) / static_cast<unsigned>(teams));
+  const int own_team = warp - rank * teams;
+  const unsigned team_warps = static_cast<unsigned>(warps - own_team + teams - 1) / static_cast<unsigned>(teams);
+  const Team team{rank * 32 + lane, static_cast<int>(team_warps) * 32};
   const auto owner_of = [&](int part) -> const PartOwner& { return owners[part / 2][part % 2]; };
   // What other blocks have parts of, too: blocks before (then maybe blocks behind), or blocks behind only.
   const int first_part = __ffs(firsts) - 1, last_part = 31 - __clz(firsts);
   const bool before = owner_of(first_part).begin < block_begin;
   const bool behind = owner_of(last_part).end > block_end && !(before && pairs == 1);
-  int i = 0;
+  int i = 0, next_of_team = own_team;
   for (unsigned rest = firsts; rest != 0; rest &= rest - 1, ++i) {
-    if (i % teams != warp % teams) continue;
+    if (i != next_of_team) continue;
+    next_of_team += teams;
     const int first = __ffs(rest) - 1;
     const unsigned others = rest & (rest - 1);
     const int count_parts = __popc(parts & (others == 0 ? ~0u << first : (others & -others) - (1u << first)));
@@ -625,8 +652,12 @@ void run(const AttentionProblem& problem, const Tokens& tokens, GpuStream& strea
   static OncePerDevice prepare;
   prepare([&] { allow_shared_memory(kernel, room.available); });
   const size_t turned = std::is_same_v<Tokens, NoTokens> ? 0 : turned_bytes<kDim>(problem);
-  launch("attention", kernel, dim3(num_blocks(stream.device())), dim3(static_cast<unsigned>(32 * room.warps)),
-         room.bytes(turned), stream, problem, tokens);
+  const int blocks = num_blocks(stream.device()), warps = static_cast<int>(room.warps);
+  const Divisors by{.blocks = Divisor(blocks),
+                    .warps = Divisor(warps),
+                    .tiles = Divisor((problem.group + kPartRows - 1) / kPartRows),
+                    .block_size = Divisor(problem.layout.block_size)};
+  launch("attention", kernel, dim3(blocks), dim3(32 * warps), room.bytes(turned), stream, problem, by, tokens);
 }
 
 template <int kDim>

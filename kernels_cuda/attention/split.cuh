@@ -61,9 +61,9 @@ __device__ Place place_of(const Schedule<kUnit>& schedule, int unit, int low, in
       low = middle + 1;
     }
   }
-  const int rest = unit - schedule.units_before[low] * schedule.pairs;
-  const int units = schedule.units_of(low);
-  return {low, rest / units, rest % units};
+  const auto rest = static_cast<unsigned>(unit - schedule.units_before[low] * schedule.pairs);
+  const auto units = static_cast<unsigned>(schedule.units_of(low));
+  return {low, static_cast<int>(rest / units), static_cast<int>(rest % units)};
 }
 
 template <int kUnit>
@@ -71,9 +71,17 @@ __device__ Place place_of(const Schedule<kUnit>& schedule, int unit) {
   return place_of(schedule, unit, 0, schedule.sequences - 1);
 }
 
-/// By all threads of a block. Returns whether some sequence has more than `few` units.
-template <int kUnit>
-__device__ bool make_schedule(const Schedule<kUnit>& schedule, const AttentionProblem& problem, int few) {
+/// Nobody is told of anything.
+struct TellNobody {
+  template <typename... What>
+  __device__ void operator()(What...) const {}
+};
+
+/// By all threads of a block. Returns whether some sequence has more than `few` units. `tell(s, begin, end, all)`: told
+/// of each sequence by one of them: its units are those from `begin` to `end` of `all`, counted for one pair.
+template <int kUnit, typename Tell = TellNobody>
+__device__ bool make_schedule(const Schedule<kUnit>& schedule, const AttentionProblem& problem, int few,
+                              const Tell& tell = {}) {
   __shared__ int totals[32];
   bool many = false;
   const int threads = static_cast<int>(blockDim.x);
@@ -104,8 +112,21 @@ __device__ bool make_schedule(const Schedule<kUnit>& schedule, const AttentionPr
   if (lane == 31) totals[warp] = before;
   __syncthreads();
   before -= sum;
-  for (int w = 0; w < warp; ++w) before += totals[w];
-  for (int s = begin; s < end; ++s) schedule.units_before[s + 1] += before;
+  int all = 0;
+#pragma unroll 8
+  for (int w = 0; w < threads / 32; ++w) {
+    const int total = totals[w];
+    all += total;
+    if (w < warp) before += total;
+  }
+  int from = before;
+#pragma unroll 1
+  for (int s = begin; s < end; ++s) {
+    const int to = schedule.units_before[s + 1] + before;
+    schedule.units_before[s + 1] = to;
+    tell(s, from, to, all);
+    from = to;
+  }
   if (threadIdx.x == 0) schedule.units_before[0] = 0;
   return __syncthreads_or(many);
 }
@@ -123,11 +144,6 @@ struct PartOwner {
 struct Team {
   int rank;
   int size;
-};
-
-/// Nobody is told of results.
-struct TellNobody {
-  __device__ void operator()(int, int, uint2) const {}
 };
 
 /// Join `count` parts of a pair, in order: into another part, or into the result if `to` is null. part_at(i): where

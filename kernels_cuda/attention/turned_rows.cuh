@@ -8,6 +8,7 @@
 #include "kernels_cuda/attention/problem.h"
 #include "kernels_cuda/attention/rope_chunks.cuh"
 #include "kernels_cuda/attention/split.cuh"
+#include "kernels_cuda/common/divisor.cuh"
 
 namespace quire::gpu {
 
@@ -56,19 +57,23 @@ class TurnedRows {
   }
 
   /// A lane has two chunks of a row that form pairs, or one that is not turned, the same of several rows.
-  __device__ TurnedRows(const NewTokens<T>& tokens, const AttentionProblem& problem, std::byte* memory)
+  __device__ TurnedRows(const NewTokens<T>& tokens, const AttentionProblem& problem, const Divisor& block_size,
+                        std::byte* memory)
       : tokens_(tokens),
         problem_(problem),
+        block_size_(block_size),
         angles_(reinterpret_cast<float*>(memory)),
         rows_(memory + kAnglesBytes),
         head_pairs_(tokens.angles.pairs / kElements),
+        rows_at_once_(32 / items()),
+        first_row_(lane() / items()),
         item_(lane() % items()) {}
 
   /// Ask for the angles of a token, before q, k and v are there, too. `rope_row`: of the tables.
-  __device__ void look_up(int rope_row) const {
+  __device__ void look_up(uint32_t rope_row) const {
     const int pairs = tokens_.angles.pairs, first = lane() * 4;
     if (first >= pairs) return;
-    const int64_t from = static_cast<int64_t>(rope_row) * pairs + first;
+    const int64_t from = int64_t{rope_row} * pairs + first;
     async_copy_16(angles_ + first, tokens_.angles.cos + from);
     async_copy_16(angles_ + pairs + first, tokens_.angles.sin + from);
   }
@@ -93,9 +98,9 @@ class TurnedRows {
 
   /// Turn what was asked for last, and store the key and its value. Whether there is a key that belongs into a cell.
   __device__ bool turn(const PairRows& pair) {
-    const int slot = slot_, block_size = problem_.layout.block_size;
-    std::byte* const head =
-        tokens_.pages + slot / block_size * problem_.block_bytes + pair.kv_head * problem_.head_bytes;  // of the page
+    const int slot = slot_, in_page = max(slot, 0) % block_size_;
+    std::byte* const head = tokens_.pages + max(slot, 0) / block_size_ * problem_.block_bytes +
+                            pair.kv_head * problem_.head_bytes;  // of the page
     newest_ ^= 1;
     async_copy_wait<0>();
     __syncwarp();
@@ -116,7 +121,7 @@ class TurnedRows {
       if (row < pair.num_queries || !pair.store || slot < 0) return;
       auto* const to = reinterpret_cast<Chunk*>(head) + (is_value ? problem_.layout.values : 0);
       const auto copy = [&](int chunk) {
-        if (chunk >= 0) to[kv_chunk_place(chunk, slot % block_size, kChunks, block_size)] = *chunk_of(at, chunk);
+        if (chunk >= 0) to[kv_chunk_place(chunk, in_page, kChunks, block_size_)] = *chunk_of(at, chunk);
       };
       copy(own.first);
       copy(own.second);
@@ -171,12 +176,10 @@ class TurnedRows {
   /// work(row, where it is) for this lane's rows: queries, then maybe the key and the value.
   template <typename Work>
   __device__ void for_rows(const PairRows& pair, int which, Work work) const {
-    const int at_once = 32 / items();
-    const int first = lane() / items();
-    const int count = first < at_once ? pair.num_queries + (pair.last ? 2 : 0) : 0;
+    const int count = first_row_ < rows_at_once_ ? pair.num_queries + (pair.last ? 2 : 0) : 0;
     // In registers there would be no room for what is under way.
 #pragma unroll 1
-    for (int row = first; row < count; row += at_once) {
+    for (int row = first_row_; row < count; row += rows_at_once_) {
       const int behind = row - pair.num_queries;
       work(row, behind < 0 ? rows_ + row * kStride : newest(which) + behind * kStride);
     }
@@ -184,9 +187,11 @@ class TurnedRows {
 
   const NewTokens<T>& tokens_;
   const AttentionProblem& problem_;
+  const Divisor& block_size_;
   float* const angles_;
   std::byte* const rows_;
   const int head_pairs_;
+  const int rows_at_once_, first_row_;
   const int item_;
   int newest_ = 0;  ///< of the two, that of the pair that was turned
   int slot_ = -1;   ///< of the key that was asked for; -1: none
