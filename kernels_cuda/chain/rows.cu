@@ -191,11 +191,6 @@ __device__ void sum_job(const RowsProgram& program, const RowsRoom& room, const 
   const int own = static_cast<int>(threadIdx.x) / 128 * rows_unit_bytes(kColumns);
 #pragma unroll
   for (float& sum : sums) sum = 0.0f;
-  int read_x = -1, read_weights = -1;  // stages that are still read, if any
-  const auto release = [&] {
-    if (lane == 0 && read_x >= 0) arrive(room.x_free + read_x);
-    if (lane == 0 && read_weights >= 0) arrive(room.weights_free + read_weights);
-  };
   const int begin = jobs.begin(), end = jobs.end();
   int in_stage = 0, in_x = 0;
   for (int unit = begin; unit < end; ++unit) {
@@ -210,23 +205,20 @@ __device__ void sum_job(const RowsProgram& program, const RowsRoom& room, const 
       multiply_step<T, kColumns>(sums, x + step * 2, weights + step * 2);
     }
     commit_products();
-    wait_products<1>();
-    release();
-    const bool ends_x = ++in_x == kXUnits || unit + 1 == end;
-    read_x = ends_x ? at.x.stage : -1;
-    if (ends_x) {
+    // Not later: with tiles of so many widths the compiler lacks registers for products that are still under way at
+    // the next unit, and has each of all products waited for.
+    wait_products<0>();
+    if (++in_x == kXUnits || unit + 1 == end) {
+      if (lane == 0) arrive(room.x_free + at.x.stage);
       in_x = 0;
       at.x.advance(kXStages);
     }
-    const bool ends_stage = ++in_stage == per_stage || unit + 1 == end;
-    read_weights = ends_stage ? at.weights.stage : -1;
-    if (ends_stage) {
+    if (++in_stage == per_stage || unit + 1 == end) {
+      if (lane == 0) arrive(room.weights_free + at.weights.stage);
       in_stage = 0;
       at.weights.advance(program.weight_stages);
     }
   }
-  wait_products<0>();
-  release();
   hold(sums);
 }
 

@@ -27,7 +27,7 @@ __global__ void __launch_bounds__(kRowThreads) sum_parts_kernel(GatheredParts ga
 __global__ void __launch_bounds__(kRowThreads) join_columns_kernel(GatheredColumns gathered) {
   let_next_start();
   wait_for_previous();
-  const int64_t column = row_element<1>();
+  const int32_t column = row_element<1>();
   if (column >= gathered.columns) return;
   const int64_t row = blockIdx.x, rank = column / gathered.each, first = rank * gathered.each;
   const int64_t width = min(gathered.each, gathered.columns - first);

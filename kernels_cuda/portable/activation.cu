@@ -7,11 +7,14 @@
 namespace quire::gpu {
 namespace {
 
-template <Activation kKind, int kCount>
+/// `kRoughly`: results are rounded to 16 bits. The exact functions would take more time than memory does.
+template <Activation kKind, bool kRoughly, int kCount>
 __device__ void activate_all(ActivationRule rule, float (&gate)[kCount], const float (&other)[kCount]) {
   rule.kind = kKind;
 #pragma unroll
-  for (int j = 0; j < kCount; ++j) gate[j] = activate(rule, gate[j], other[j]);
+  for (int j = 0; j < kCount; ++j) {
+    gate[j] = kRoughly ? activate_roughly(rule, gate[j], other[j]) : activate(rule, gate[j], other[j]);
+  }
 }
 
 template <typename T, int kCount>
@@ -19,19 +22,20 @@ __global__ void __launch_bounds__(kRowThreads)
     activation_kernel(const T* x, int64_t x_stride, T* out, int64_t out_stride, int64_t width, ActivationRule rule) {
   let_next_start();
   wait_for_previous();
-  const int64_t i = row_element<kCount>();
+  const int32_t i = row_element<kCount>();
   if (i >= width) return;
   const T* const place = x + blockIdx.x * x_stride + i;
   float gate[kCount], other[kCount] = {};
   load_floats(place, gate);
   if (rule.gated) load_floats(place + width, other);
+  constexpr bool kRoughly = sizeof(T) == 2;
   switch (rule.kind) {
-    case Activation::kSilu: activate_all<Activation::kSilu>(rule, gate, other); break;
-    case Activation::kGelu: activate_all<Activation::kGelu>(rule, gate, other); break;
-    case Activation::kGeluTanh: activate_all<Activation::kGeluTanh>(rule, gate, other); break;
-    case Activation::kGeluQuick: activate_all<Activation::kGeluQuick>(rule, gate, other); break;
-    case Activation::kRelu: activate_all<Activation::kRelu>(rule, gate, other); break;
-    case Activation::kRelu2: activate_all<Activation::kRelu2>(rule, gate, other); break;
+    case Activation::kSilu: activate_all<Activation::kSilu, kRoughly>(rule, gate, other); break;
+    case Activation::kGelu: activate_all<Activation::kGelu, kRoughly>(rule, gate, other); break;
+    case Activation::kGeluTanh: activate_all<Activation::kGeluTanh, kRoughly>(rule, gate, other); break;
+    case Activation::kGeluQuick: activate_all<Activation::kGeluQuick, kRoughly>(rule, gate, other); break;
+    case Activation::kRelu: activate_all<Activation::kRelu, kRoughly>(rule, gate, other); break;
+    case Activation::kRelu2: activate_all<Activation::kRelu2, kRoughly>(rule, gate, other); break;
   }
   store_floats(out + blockIdx.x * out_stride + i, gate);
 }

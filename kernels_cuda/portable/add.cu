@@ -21,7 +21,7 @@ template <typename T, int kCount>
 __global__ void __launch_bounds__(kRowThreads) add_kernel(AddRows rows) {
   let_next_start();
   wait_for_previous();
-  const int64_t i = row_element<kCount>();
+  const int32_t i = row_element<kCount>();
   if (i >= rows.width) return;
   const int64_t row = blockIdx.x;
   const float factor =

@@ -10,7 +10,7 @@ template <typename T, int kCount>
 __global__ void __launch_bounds__(kRowThreads) clip_kernel(T* x, int64_t stride, int64_t width, float limit) {
   let_next_start();
   wait_for_previous();
-  const int64_t i = row_element<kCount>();
+  const int32_t i = row_element<kCount>();
   if (i >= width) return;
   T* const place = x + blockIdx.x * stride + i;
   float values[kCount];

@@ -24,7 +24,7 @@ template <typename T, typename Out, int kCount>
 __global__ void __launch_bounds__(kRowThreads) embed_kernel(EmbedRows rows) {
   let_next_start();
   wait_for_previous();
-  const int64_t i = row_element<kCount>();
+  const int32_t i = row_element<kCount>();
   if (i >= rows.width) return;
   // A padding token's id may be anything.
   const int64_t wanted = int64_t{rows.ids[blockIdx.x]} + rows.offset;

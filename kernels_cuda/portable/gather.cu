@@ -10,7 +10,7 @@ __global__ void __launch_bounds__(kRowThreads) gather_kernel(const float* x, int
                                                              float* out, int64_t out_stride, int64_t width) {
   let_next_start();
   wait_for_previous();
-  const int64_t i = row_element<kCount>();
+  const int32_t i = row_element<kCount>();
   if (i >= width) return;
   float values[kCount];
   load_floats(x + rows[blockIdx.x] * x_stride + i, values);

@@ -11,7 +11,7 @@ __global__ void __launch_bounds__(kRowThreads)
     logit_scale_kernel(float* x, int64_t stride, int64_t width, float scale, float softcap) {
   let_next_start();
   wait_for_previous();
-  const int64_t i = row_element<kCount>();
+  const int32_t i = row_element<kCount>();
   if (i >= width) return;
   float* const place = x + blockIdx.x * stride + i;
   float values[kCount];

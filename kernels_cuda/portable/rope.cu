@@ -58,7 +58,7 @@ __global__ void __launch_bounds__(kRowThreads) rope_kernel(RopeHeads heads) {
   wait_for_previous();
   const int32_t turns = heads.pairs / kCount;
   const int32_t per_head = turns + heads.others / kCount;
-  const int32_t item = static_cast<int32_t>(row_element<1>());
+  const int32_t item = row_element<1>();
   const int32_t head = item / per_head;
   if (head >= heads.num_heads) return;
   const T* const x = static_cast<const T*>(heads.x) + blockIdx.x * heads.x_stride + head * heads.x_head_stride;

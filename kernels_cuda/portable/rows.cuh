@@ -49,10 +49,11 @@ inline dim3 row_grid(int64_t num_rows, int64_t width, int per_thread) {
   return {static_cast<unsigned>(num_rows), static_cast<unsigned>((width + elements - 1) / elements)};
 }
 
-/// First element of this thread in its row, with a grid of row_grid().
+/// First element of this thread in its row, with a grid of row_grid(). Of 32 bits: with 64 the compiler makes four
+/// stores of store_floats(), each of which leaves parts of sectors.
 template <int kCount>
-__device__ inline int64_t row_element() {
-  return (int64_t{blockIdx.y} * kRowThreads + threadIdx.x) * kCount;
+__device__ inline int32_t row_element() {
+  return static_cast<int32_t>((blockIdx.y * kRowThreads + threadIdx.x) * kCount);
 }
 
 }  // namespace quire::gpu
