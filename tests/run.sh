@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Install what the tests need and run all of them: C++ and Python, sanitizers and lints.
-#   bash tests/run.sh                everything, some 35 minutes on two cores
+#   bash tests/run.sh                everything, some 30 minutes on two cores
 #   bash tests/run.sh cpp python     only these steps: lint cpp sanitize embed python
 # Works in build/ of this repository and changes nothing outside it, but for the Debian packages that are missing.
 set -euo pipefail
@@ -69,6 +69,8 @@ cpp() {
   say "C++ tests"
   # The CUDA backend is compiled and linked where there is nvcc, for one generation; tests/cuda_targets.sh takes all.
   configure_and_test release -- -DQUIRE_BENCH=ON -DQUIRE_CUDA_ARCHITECTURES=90a
+  # What ptxas says by the way only: such products wait for each other, one by one.
+  ! grep "wgmma.mma_async instructions are serialized" "$build/release.log" || exit 1
   say "the HIP backend, compiled for AMD"
   tests/hip_targets.sh > "$build/hip_targets.out" || { cat "$build/hip_targets.out"; exit 1; }
   tail -n 3 "$build/hip_targets.out"

@@ -77,7 +77,7 @@ struct Cut {
 /// An estimate of the time that a product takes with a cut, in ns. Figures of an H200.
 double estimate_ns(const Product& product, const Cut& cut, int num_blocks) {
   constexpr double kMemory = 4300, kBlock = 60;  // bytes per ns; of all, and of one block
-  constexpr double kUnitNs = 210;                // that a unit takes at least
+  constexpr double kUnitNs = 210;                // that a unit took at least when its products waited for each other
   constexpr double kPartNs = 1500;               // that leaving parts, and adding them up, take
   const int64_t tiles = (product.weight->n + cut.columns - 1) / cut.columns;
   const int64_t jobs = tiles * cut.splits;

@@ -155,7 +155,10 @@ __device__ void write_sums(const TileProduct& product, int matrix, int64_t row, 
     if (whole) {
       *reinterpret_cast<float4*>(out) = make_float4(values[0], values[1], values[2], values[3]);
     } else {
-      for (int i = 0; column + i < width; ++i) out[i] = values[i];
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        if (column + i < width) out[i] = values[i];
+      }
     }
     return;
   }
@@ -163,7 +166,10 @@ __device__ void write_sums(const TileProduct& product, int matrix, int64_t row, 
   if (whole) {
     *reinterpret_cast<uint2*>(out) = make_uint2(pack_pair<T>(values[0], values[1]), pack_pair<T>(values[2], values[3]));
   } else {
-    for (int i = 0; column + i < width; ++i) out[i] = from_float<T>(values[i]);
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      if (column + i < width) out[i] = from_float<T>(values[i]);
+    }
   }
 }
 
