@@ -1,4 +1,4 @@
-// A chain of products of 2 to 8 rows as one kernel. What limits it is the read of the weights, as for one row
+// A chain of products of 2 to 64 rows as one kernel. What limits it is the read of the weights, as for one row
 // (chain.cu): a thread of each block does nothing but ask for weights, as far ahead as its ring in shared memory
 // reaches, also over the end of a product, while the blocks wait for each other's results.
 //
@@ -31,7 +31,7 @@ constexpr int kBlockThreads = kRowThreads + 64;  // two warpgroups that compute,
 struct RowsRoom {
   std::byte* weights;
   std::byte* x;
-  float* sums;  ///< of a tile
+  float* sums;  ///< of a tile, kStagedRows rows at a time
   float* norm_sums;
   Barrier* weights_full;
   Barrier* weights_free;
@@ -42,8 +42,8 @@ struct RowsRoom {
   __device__ RowsRoom(std::byte* shared, const RowsProgram& program)
       : weights(shared + (1024 - shared_address(shared) % 1024) % 1024),
         x(weights + program.weight_stages * kRowsWeightStage),
-        sums(reinterpret_cast<float*>(x + kXBytes)),
-        norm_sums(sums + kTileSums),
+        sums(reinterpret_cast<float*>(x + rows_x_bytes(program.box_rows))),
+        norm_sums(sums + rows_tile_sums(program.box_rows)),
         weights_full(reinterpret_cast<Barrier*>(norm_sums + kNormSums)),
         weights_free(weights_full + kMostWeightStages),
         x_full(weights_free + kMostWeightStages),
@@ -144,6 +144,7 @@ __device__ void bring_weights(const RowsProgram& program, const RowsRoom& room) 
 __device__ void bring_x(const RowsProgram& program, const RowsRoom& room) {
   wait_for_previous();
   const Phases phases(program);
+  const int per_stage = rows_x_units(program.box_rows), stage_bytes = rows_x_stage(program.box_rows);
   Position at;
   int phase = 0;
   for (int i = 0; i < program.num_links; ++i) {
@@ -155,11 +156,11 @@ __device__ void bring_x(const RowsProgram& program, const RowsRoom& room) {
       fence_for_copies_of_memory();
     }
     for (; jobs.has_job(); jobs.next()) {
-      for (int unit = jobs.begin(); unit < jobs.end(); unit += kXUnits) {
+      for (int unit = jobs.begin(); unit < jobs.end(); unit += per_stage) {
         Barrier* const full = room.x_full + at.stage;
         wait(room.x_free + at.stage, static_cast<int>(at.parity ^ 1));
-        arrive_and_expect(full, kXStage);
-        copy_box(room.x + at.stage * kXStage, program.maps[i].x, full, 0, 0, 0, 0, unit);
+        arrive_and_expect(full, stage_bytes);
+        copy_box(room.x + at.stage * stage_bytes, program.maps[i].x, full, 0, 0, 0, 0, unit);
         at.advance(kXStages);
       }
     }
@@ -187,7 +188,8 @@ template <typename T, int kColumns>
 __device__ void sum_job(const RowsProgram& program, const RowsRoom& room, const RowsLink& link, const RowsJobs& jobs,
                         Reading& at, float (&sums)[kColumns / 2]) {
   const int lane = static_cast<int>(threadIdx.x) % 32;
-  const int per_stage = RowsJobs::units_per_stage(link);
+  const int per_stage = RowsJobs::units_per_stage(link), per_x_stage = rows_x_units(program.box_rows);
+  const int x_stage_bytes = rows_x_stage(program.box_rows), x_unit_bytes = rows_unit_bytes(program.box_rows);
   const int own = static_cast<int>(threadIdx.x) / 128 * rows_unit_bytes(kColumns);
 #pragma unroll
   for (float& sum : sums) sum = 0.0f;
@@ -196,7 +198,7 @@ __device__ void sum_job(const RowsProgram& program, const RowsRoom& room, const 
   for (int unit = begin; unit < end; ++unit) {
     if (in_stage == 0) wait(room.weights_full + at.weights.stage, static_cast<int>(at.weights.parity));
     if (in_x == 0) wait(room.x_full + at.x.stage, static_cast<int>(at.x.parity));
-    const uint64_t x = operand(room.x + at.x.stage * kXStage + in_x * rows_unit_bytes(kMostRows));
+    const uint64_t x = operand(room.x + at.x.stage * x_stage_bytes + in_x * x_unit_bytes);
     const uint64_t weights =
         operand(room.weights + at.weights.stage * kRowsWeightStage + in_stage * rows_unit_bytes(link.columns) + own);
     begin_products();
@@ -208,7 +210,7 @@ __device__ void sum_job(const RowsProgram& program, const RowsRoom& room, const 
     // Not later: with tiles of so many widths the compiler lacks registers for products that are still under way at
     // the next unit, and has each of all products waited for.
     wait_products<0>();
-    if (++in_x == kXUnits || unit + 1 == end) {
+    if (++in_x == per_x_stage || unit + 1 == end) {
       if (lane == 0) arrive(room.x_free + at.x.stage);
       in_x = 0;
       at.x.advance(kXStages);
@@ -271,26 +273,38 @@ __device__ inline int place_of_sum(int row, int column) {
   return row * kTileSumStride + column;
 }
 
+/// The first of the rows of x whose sums a warp has.
+__device__ inline int first_row_of_warp() {
+  static_assert(kStagedRows == 16);
+  return static_cast<int>(threadIdx.x) % 128 / 32 * kStagedRows;
+}
+
 /// Do something with all sums of rows that are there: `use(row, column, sums)`, two columns, counted in the tile.
 template <int kColumns, typename Use>
 __device__ void for_sums(int tokens, const float (&sums)[kColumns / 2], Use&& use) {
-  static_assert(kMostRows == 8);  // those of the first warp, and of these the first half
-  const int thread = static_cast<int>(threadIdx.x) % 128;
-  const int first = static_cast<int>(threadIdx.x) / 128 * kColumns + thread % 4 * 2;
-  if (thread / 4 >= tokens) return;
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  const int first = static_cast<int>(threadIdx.x) / 128 * kColumns + lane % 4 * 2;
 #pragma unroll
-  for (int j = 0; j < kColumns / 8; ++j) use(thread / 4, first + j * 8, make_float2(sums[4 * j], sums[4 * j + 1]));
+  for (int half = 0; half < 2; ++half) {
+    const int row = first_row_of_warp() + lane / 4 + half * 8;
+    if (row >= tokens) return;
+#pragma unroll
+    for (int j = 0; j < kColumns / 8; ++j) {
+      use(row, first + j * 8, make_float2(sums[4 * j + 2 * half], sums[4 * j + 2 * half + 1]));
+    }
+  }
 }
 
-/// What becomes of the sums of a tile.
+/// What becomes of the sums of a tile that wait: of rows from `first_row` on.
 template <typename T>
-__device__ void finish_tile(const RowsLink& link, int tile, const float* sums) {
+__device__ void finish_tile(const RowsLink& link, int tile, int first_row, const float* sums) {
   const RowProduct& product = link.product;
   const bool gated = product.rule.gated;
   const int per_row = link.columns / (gated ? 8 : 4);
   const int first_unit = tile * (gated ? link.columns / 2 : link.columns);
 #pragma unroll 1
-  for (int i = static_cast<int>(threadIdx.x); i < product.tokens * per_row; i += kRowThreads) {
+  for (int i = static_cast<int>(threadIdx.x); i < min(product.tokens - first_row, kStagedRows) * per_row;
+       i += kRowThreads) {
     const int row = i / per_row;
     const int column = i % per_row * 4;
     const int unit = first_unit + column;
@@ -298,7 +312,7 @@ __device__ void finish_tile(const RowsLink& link, int tile, const float* sums) {
     const auto sums_at = [&](int place) { return *reinterpret_cast<const float4*>(sums + place_of_sum(row, place)); };
     // Gated, eight gates lie before their partners.
     const int place = gated ? column / 8 * 16 + column % 8 : column;
-    finish_columns<T>(product, row, unit, sums_at(place), gated ? sums_at(place + 8) : float4{});
+    finish_columns<T>(product, first_row + row, unit, sums_at(place), gated ? sums_at(place + 8) : float4{});
   }
 }
 
@@ -316,12 +330,17 @@ __device__ void run_product(const RowsProgram& program, const RowsRoom& room, co
         if (unit < units) *reinterpret_cast<float2*>(part + row * units + unit) = two;
       });
     } else {
-      rows_barrier();  // nobody reads those of the tile before
-      for_sums<kColumns>(tokens, sums, [&](int row, int column, float2 two) {
-        *reinterpret_cast<float2*>(room.sums + place_of_sum(row, column)) = two;
-      });
-      rows_barrier();
-      finish_tile<T>(link, jobs.tile(), room.sums);
+#pragma unroll 1
+      for (int first = 0; first < tokens; first += kStagedRows) {
+        rows_barrier();  // nobody reads those before
+        if (first_row_of_warp() == first) {
+          for_sums<kColumns>(tokens, sums, [&](int row, int column, float2 two) {
+            *reinterpret_cast<float2*>(room.sums + place_of_sum(row - first, column)) = two;
+          });
+        }
+        rows_barrier();
+        finish_tile<T>(link, jobs.tile(), first, room.sums);
+      }
     }
   }
 }
@@ -481,9 +500,9 @@ void run(const RowsProgram& program, GpuStream& stream) {
   const auto kernel = rows_kernel<T>;
   static OncePerDevice prepare;
   prepare([&] { allow_shared_memory(kernel, stream.device().shared_memory_per_block); });
-  check(vendor::launch_together(kernel, dim3(static_cast<unsigned>(stream.device().num_multiprocessors)),
-                                dim3(kBlockThreads), rows_shared_bytes(program.weight_stages, program.num_links),
-                                stream.handle(), program),
+  check(vendor::launch_together(
+            kernel, dim3(static_cast<unsigned>(stream.device().num_multiprocessors)), dim3(kBlockThreads),
+            rows_shared_bytes(program.weight_stages, program.box_rows, program.num_links), stream.handle(), program),
         "a chain of products");
 }
 

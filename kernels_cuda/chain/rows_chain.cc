@@ -2,6 +2,7 @@
 #include "kernels_cuda/chain/rows_chain.h"
 
 #include <algorithm>
+#include <bit>
 #include <utility>
 #include <variant>
 #include <vector>
@@ -16,9 +17,12 @@
 namespace quire::gpu {
 namespace {
 
-/// Products from which on a chain is faster than its ops one by one. On an H200 a step of Llama-3-8B took 10 % less as
-/// chains with 2 rows, 5 and 3 % with 3 and 4, 1 to 2 % with 6 and 8, and more time from 16 on.
+/// Products from which on a chain is faster than its ops one by one, and rows up to which. On an H200 a step of
+/// Llama-3-8B took 10 % less as chains with 2 rows, 5 and 3 % with 3 and 4, 1 to 2 % with 6 and 8, and more time from
+/// 16 on. That was while each product was waited for (rows.cu) and is to be measured again: until then chains of more
+/// rows are made only where they are asked for (ChainUse::kAlways).
 constexpr size_t kLeastRowsProducts = 2;
+constexpr int64_t kMostPayingRows = 8;
 
 /// A product as both ops have it: x is what is normed, if there is a norm.
 struct Product {
@@ -74,20 +78,27 @@ struct Cut {
   int splits = 1;
 };
 
-/// An estimate of the time that a product takes with a cut, in ns. Figures of an H200.
+/// Of boxes of x.
+int box_rows_for(int64_t rows) {
+  return static_cast<int>(std::bit_ceil(static_cast<uint64_t>(std::max<int64_t>(rows, 8))));
+}
+
+/// An estimate of the time that a product takes with a cut, in ns, from what is read: the matrix from memory, once, and
+/// x from the second-level cache, by each block. Figures of an H200.
 double estimate_ns(const Product& product, const Cut& cut, int num_blocks) {
-  constexpr double kMemory = 4300, kBlock = 60;  // bytes per ns; of all, and of one block
-  constexpr double kUnitNs = 210;                // that a unit took at least when its products waited for each other
-  constexpr double kPartNs = 1500;               // that leaving parts, and adding them up, take
+  constexpr double kMemory = 4300, kCache = 5500, kBlock = 60;  // bytes per ns; of all, of all, and of one block
+  constexpr double kUnitNs = 210;   // that a unit took at least when its products waited for each other
+  constexpr double kPartNs = 1500;  // that leaving parts, and adding them up, take
   const int64_t tiles = (product.weight->n + cut.columns - 1) / cut.columns;
   const int64_t jobs = tiles * cut.splits;
   const int64_t units = product.weight->k / kRowsUnit;
   const auto units_of_job = static_cast<double>((units + cut.splits - 1) / cut.splits);
-  const double bytes = units_of_job * rows_unit_bytes(cut.columns);
+  const double weights = units_of_job * rows_unit_bytes(cut.columns);
+  const double bytes = weights + units_of_job * rows_unit_bytes(box_rows_for(product.x.shape[0]));
   double ns = 0;
   for (int64_t done = 0; done < jobs; done += num_blocks) {
     const auto running = static_cast<double>(std::min<int64_t>(jobs - done, num_blocks));
-    ns += std::max({running * bytes / kMemory, bytes / kBlock, units_of_job * kUnitNs});
+    ns += std::max({running * weights / kMemory, running * bytes / kCache, bytes / kBlock, units_of_job * kUnitNs});
     if (cut.splits > 1) ns += kPartNs;
   }
   return ns;
@@ -136,9 +147,11 @@ RowsMaps maps_of(const Product& product, const Cut& cut) {
                                           {k, half * k, 8 * k, kRowsUnit}, {kRowsUnit, 8, 2, columns / 16, units})
                      : make_tensor_map<5>(dtype, weights, {kRowsUnit, n, 1, 1, k / kRowsUnit},
                                           {k, n * k, n * k, kRowsUnit}, {kRowsUnit, columns, 1, 1, units});
-  maps.x = make_tensor_map<5>(dtype, rows.data, {kRowsUnit, rows.shape[0], 1, 1, k / kRowsUnit},
-                              {stride, rows.shape[0] * stride, rows.shape[0] * stride, kRowsUnit},
-                              {kRowsUnit, kMostRows, 1, 1, kXUnits});
+  const int box_rows = box_rows_for(rows.shape[0]);
+  maps.x = make_tensor_map<5>(
+      dtype, rows.data, {kRowsUnit, rows.shape[0], 1, 1, k / kRowsUnit},
+      {stride, rows.shape[0] * stride, rows.shape[0] * stride, kRowsUnit},
+      {kRowsUnit, static_cast<uint32_t>(box_rows), 1, 1, static_cast<uint32_t>(rows_x_units(box_rows))});
   return maps;
 }
 
@@ -163,7 +176,7 @@ class ProgramRowsChain final : public RowsChain {
   template <typename Args>
   bool add(const Args& args, GpuStream& stream) {
     const Product product(args);
-    if (!fits(product)) return false;
+    if (!fits(product) || (use_ == ChainUse::kWherePays && product.x.shape[0] > kMostPayingRows)) return false;
     if (!taken_.empty()) {
       // A chain has one type, so many rows, and a limit to its length: what does not fit begins a new one.
       const Product first = product_of(taken_.front());
@@ -216,7 +229,8 @@ class ProgramRowsChain final : public RowsChain {
       program_.num_phases += link.begins_with_rows ? 2 : 1;
     }
     if (has_parts) ++program_.num_phases;
-    const size_t beside = rows_shared_bytes(0, program_.num_links);
+    program_.box_rows = box_rows_for(rows);
+    const size_t beside = rows_shared_bytes(0, program_.box_rows, program_.num_links);
     program_.weight_stages =
         std::min(static_cast<int>((device_.shared_memory_per_block - beside) / kRowsWeightStage), kMostWeightStages);
     // Behind the counter of a Chain's launches.

@@ -8,7 +8,7 @@
 
 namespace quire::gpu {
 
-/// Products of 2 to 8 rows: several that follow each other become one kernel (rows.cu), in which weights are read with
+/// Products of 2 to 64 rows: several that follow each other become one kernel (rows.cu), in which weights are read with
 /// hardly a pause. As a Chain (chain.h) is for the ops of one row.
 class RowsChain : public PutOff {
  public:

@@ -35,7 +35,7 @@ struct RowsMaps {
 constexpr int kMostRowsLinks = 8;
 /// Parts of K, if there are several.
 constexpr int kRowsSplits = 4;
-constexpr int kMostRows = 8;
+constexpr int kMostRows = 64;  ///< as many as the tensor cores multiply in any case
 constexpr int kMostRowsColumns = 224;
 
 struct RowsProgram {
@@ -44,6 +44,7 @@ struct RowsProgram {
   int32_t num_links = 0;
   int32_t num_phases = 0;        ///< products, and what is done row by row
   int32_t weight_stages = 0;     ///< of the ring that weights come through
+  int32_t box_rows = 0;          ///< of x, that are copied: 8, 16, 32 or 64
   unsigned* arrivals = nullptr;  ///< [2] of blocks behind phases, ever; and those before this program
 };
 
@@ -62,21 +63,35 @@ constexpr int kMostWeightStages = 6;
 /// was asked for before.
 constexpr int kMostWeightsArriving = 3;
 
-constexpr int kXStages = 4, kXUnits = 4;  ///< of the ring for x, and of K in each
-constexpr int kXStage = kXUnits * rows_unit_bytes(kMostRows);
-/// The products read 64 rows of a unit, however few are there.
-constexpr int kXBytes = kXStages * kXStage + rows_unit_bytes(64 - kMostRows);
+constexpr int kXStages = 4;  ///< of the ring for x
+/// And of K in each.
+__host__ __device__ constexpr int rows_x_units(int box_rows) {
+  return box_rows <= 16 ? 4 : 64 / box_rows;
+}
+__host__ __device__ constexpr int rows_x_stage(int box_rows) {
+  return rows_x_units(box_rows) * rows_unit_bytes(box_rows);
+}
+/// The products read all rows of a unit, however few are there.
+__host__ __device__ constexpr int rows_x_bytes(int box_rows) {
+  return kXStages * rows_x_stage(box_rows) + rows_unit_bytes(kMostRows - box_rows);
+}
 
-/// From row to row of a tile's sums: eight rows begin in different banks.
+/// Rows of a tile whose sums wait in shared memory at a time: those of a warp's products.
+constexpr int kStagedRows = 16;
+/// From row to row: eight rows begin in different banks.
 constexpr int kTileSumStride = kMostRowsColumns + 8;
-constexpr int kTileSums = kMostRows * kTileSumStride;
+__host__ __device__ constexpr int rows_tile_sums(int box_rows) {
+  return (box_rows < kStagedRows ? box_rows : kStagedRows) * kTileSumStride;
+}
 constexpr int kNormSums = 2 * kRowWarps;
 
-inline size_t rows_shared_bytes(int weight_stages, int num_links) {
+inline size_t rows_shared_bytes(int weight_stages, int box_rows, int num_links) {
   constexpr size_t kAlignment = 1024;
   constexpr size_t kSignals = 2 * (kMostWeightStages + kXStages) * 8;
-  return kAlignment + static_cast<size_t>(weight_stages) * kRowsWeightStage + kXBytes +
-         (kTileSums + kNormSums) * sizeof(float) + kSignals + static_cast<size_t>(num_links) * sizeof(RowsLink);
+  return kAlignment + static_cast<size_t>(weight_stages) * kRowsWeightStage +
+         static_cast<size_t>(rows_x_bytes(box_rows)) +
+         static_cast<size_t>(rows_tile_sums(box_rows) + kNormSums) * sizeof(float) + kSignals +
+         static_cast<size_t>(num_links) * sizeof(RowsLink);
 }
 
 /// Launch the kernel, a block on each multiprocessor.

@@ -193,7 +193,7 @@ class RowsChainTest : public testing::Test {
 
 TEST_F(RowsChainTest, segments_in_a_row_are_products_one_by_one) {
   for (const DType dtype : {DType::kBFloat16, DType::kFloat16}) {
-    for (const int64_t rows : {2, 3, 5, 7, 8}) check({.dtype = dtype, .rows = rows});
+    for (const int64_t rows : {2, 3, 5, 8, 9, 16, 17, 33, 63, 64}) check({.dtype = dtype, .rows = rows});
   }
 }
 
@@ -202,28 +202,33 @@ TEST_F(RowsChainTest, what_families_add) {
   check({.rows = 6, .biases = true, .layer_norm = true, .row_gap = 8});
   check({.rows = 2, .gated = false, .biases = true});
   check({.rows = 8, .wide_results = true, .row_gap = 16});
+  check({.rows = 20, .biases = true, .layer_norm = true, .wide_results = true, .row_gap = 8});
+  check({.rows = 40, .gated = false, .biases = true});
 }
 
 TEST_F(RowsChainTest, widths_that_fill_no_tile_and_no_stage) {
   check({.rows = 4, .width = 64, .mixed = 64, .ffn_width = 64, .qkv = 8});
   check({.rows = 6, .width = 128, .mixed = 192, .ffn_width = 64, .qkv = 88, .gated = false});
   check({.rows = 7, .width = 192, .mixed = 128, .ffn_width = 640, .qkv = 1000});
+  check({.rows = 30, .width = 192, .mixed = 128, .ffn_width = 640, .qkv = 1000});
   check({.rows = 5, .width = 4160, .mixed = 64, .ffn_width = 64, .qkv = 64, .segments = 1});
   // No part of a chain.
   check({.rows = 3, .width = 200, .mixed = 136, .ffn_width = 72, .qkv = 1000});
-  check({.rows = 9});
+  check({.rows = 65});
 }
 
 TEST_F(RowsChainTest, sums_shared_by_several_blocks) {
   check({.rows = 5, .width = 64, .mixed = 1024, .ffn_width = 1088, .qkv = 32});
   check({.rows = 8, .width = 64, .mixed = 2048, .ffn_width = 640, .qkv = 48});
+  check({.rows = 64, .width = 64, .mixed = 2048, .ffn_width = 640, .qkv = 48});
+  check({.rows = 21, .width = 1088, .mixed = 512, .ffn_width = 64, .qkv = 24, .biases = true});
   check({.rows = 3, .width = 1088, .mixed = 512, .ffn_width = 64, .qkv = 24, .biases = true});
 }
 
 TEST_F(RowsChainTest, layers_of_a_real_model) {
   if (dlopen("libgpu_on_cpu.so", RTLD_NOW | RTLD_NOLOAD) != nullptr) GTEST_SKIP() << "takes a GPU on the CPU minutes";
   const Shape llama{.width = 4096, .mixed = 4096, .ffn_width = 14336, .qkv = 6144};
-  for (const int64_t rows : {2, 8}) {
+  for (const int64_t rows : {2, 8, 16, 31, 64}) {
     Shape shape = llama;
     shape.rows = rows;
     check(shape);
