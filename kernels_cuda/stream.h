@@ -50,8 +50,8 @@ class GpuStream final : public Stream {
         chain_(make_chain(resources.device)),
         rows_chain_(make_rows_chain(resources.device, resources.deterministic)) {}
   ~GpuStream() override { vendor::destroy_stream(handle_); }
-  GpuStream(GpuStream&) = delete;
-  GpuStream& operator=(GpuStream&) = delete;
+  GpuStream(const GpuStream&) = delete;
+  GpuStream& operator=(const GpuStream&) = delete;
 
   void synchronize() override { wait_for_stream(resources_, handle()); }
 
