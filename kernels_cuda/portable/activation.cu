@@ -7,7 +7,7 @@
 namespace quire::gpu {
 namespace {
 
-/// `kRoughly`: results are rounded to 16 bits. The exact functions would take more time than memory does.
+/// `kRoughly`: results are rounded to 16 bits, and exact functions would take twice the instructions.
 template <Activation kKind, bool kRoughly, int kCount>
 __device__ void activate_all(ActivationRule rule, float (&gate)[kCount], const float (&other)[kCount]) {
   rule.kind = kKind;
