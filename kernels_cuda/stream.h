@@ -6,10 +6,10 @@
 #include <utility>
 
 #include "backend/backend.h"
+#include "kernels_cuda/attention/put_off_rope.h"
 #include "kernels_cuda/chain/chain.h"
 #include "kernels_cuda/chain/rows_chain.h"
 #include "kernels_cuda/common/device.h"
-#include "kernels_cuda/put_off.h"
 
 namespace quire::gpu {
 
