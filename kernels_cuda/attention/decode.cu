@@ -14,11 +14,11 @@
 #include <cmath>
 #include <type_traits>
 
+#include "kernels_cuda/attention/cell_ring.cuh"
 #include "kernels_cuda/attention/cells.cuh"
 #include "kernels_cuda/attention/problem.h"
 #include "kernels_cuda/attention/split.cuh"
 #include "kernels_cuda/attention/turned_rows.cuh"
-#include "kernels_cuda/common/divisor.cuh"
 #include "kernels_cuda/common/launch.cuh"
 #include "kernels_cuda/common/reduce.cuh"
 
@@ -41,25 +41,6 @@ constexpr int kMostMoved = 3;  // a third
 /// and 64.
 constexpr int kHoldNextPercent = 50;
 
-template <int kDim>
-struct Shape {
-  /// Of a block, where shared memory has room for the rings of so many.
-  static constexpr int kMaxWarps = kDim > 128 ? 4 : 8;
-  /// Cells of a warp. More fill shared memory, so that the next kernel cannot start early, and gain nothing.
-  static constexpr int kStages = kDim <= 64 ? 4 : kDim <= 96 ? 3 : 2;
-  static constexpr int kRingBytes = kStages * Cell<kDim>::kBytes;
-  /// A part of a pair: for 16 rows the largest score (times log2 e), the sum, then the values.
-  static constexpr int kPartFloats = kPartRows * (kDim + 2);
-  static_assert(kPartFloats * 4 <= kRingBytes);
-};
-
-/// What numbers of cells, pairs and keys are divided by in every launch, on the way to the first key.
-struct Divisors {
-  Divisor blocks, warps;
-  Divisor tiles;  ///< of 16 query heads, of a kv head
-  Divisor block_size;
-};
-
 /// Where a run of cells ends and the next begins.
 struct Cut {
   int unit;
@@ -75,142 +56,6 @@ __device__ Cut cut_at(const Schedule<kCellKeys>& schedule, int at, int end, int 
   const int to = place.unit <= cells / 2 ? -place.unit : cells - place.unit;
   return {cells <= few && abs(to) <= most ? at + to : at, place.sequence};
 }
-
-/// Which keys of a cell come from where.
-struct Source {
-  const std::byte* head;    ///< the kv head's part of the page; null: none of these keys is wanted
-  const std::byte* second;  ///< of the second half's, where pages have 8 tokens
-  int first;                ///< token of the page
-  int old;                  ///< whether all was written before this step
-};
-
-__device__ Source source_of(const Schedule<kCellKeys>& schedule, const AttentionProblem& problem, const Place& place,
-                            const Divisors& by) {
-  const int first_key = schedule.first_key(place.sequence);
-  const int key = (first_key / kCellKeys + place.unit) * kCellKeys;
-  const int32_t* const table = problem.block_tables + schedule.tables[place.sequence];
-  const std::byte* const heads = problem.pages + place.pair / by.tiles * problem.head_bytes;
-  const Divisor& block_size = by.block_size;
-  const int old = key + kCellKeys < schedule.contexts[place.sequence];
-  if (block_size >= kCellKeys)
-    return {heads + table[key / block_size] * problem.block_bytes, nullptr, key % block_size, old};
-  const auto half = [&](int from) -> const std::byte* {
-    if (from + block_size <= first_key || from >= schedule.contexts[place.sequence]) return nullptr;
-    return heads + table[from / block_size] * problem.block_bytes;
-  };
-  return {half(key), half(key + block_size), 0, old};
-}
-
-__device__ const std::byte* pointer_of_lane(const std::byte* pointer, int lane) {
-  return reinterpret_cast<const std::byte*>(
-      __shfl_sync(0xffffffffu, reinterpret_cast<unsigned long long>(pointer), lane));
-}
-
-/// The cells that one warp has in flight.
-template <int kDim>
-class Ring {
- public:
-  static constexpr int kStages = Shape<kDim>::kStages;
-
-  /// `own`: of the warp's cells, the place of that with the lane's number, or of the last one. `all_old`: what this
-  /// step's own token has in a cell may be anything.
-  __device__ Ring(std::byte* memory, uint32_t barriers, const Schedule<kCellKeys>& schedule,
-                  const AttentionProblem& problem, const Divisors& by, int begin, int count, const Place& own,
-                  bool all_old)
-      : memory_(memory),
-        barriers_(barriers),
-        schedule_(schedule),
-        problem_(problem),
-        by_(by),
-        begin_(begin),
-        count_(count),
-        policy_(read_once_policy()),
-        now_(source_of(schedule, problem, own, by)) {
-    if constexpr (kBulkCopies) {
-      while (asked_ < min(kStages, count_) && (all_old || __shfl_sync(0xffffffffu, now_.old, asked_) != 0)) {
-        copy<true>(asked_++);
-      }
-    }
-    next_ = look_up(32);
-  }
-
-  /// Once the kernel before has ended: ask for what it may have written.
-  __device__ void fill() {
-    for (; asked_ < kStages; ++asked_) copy<true>(asked_);
-  }
-
-  /// The i-th cell, once it is there.
-  __device__ uint32_t wait(int i) const {
-    if constexpr (kBulkCopies) {
-      barrier_wait(barriers_ + i % kStages * 8, i / kStages & 1);
-    } else {
-      async_copy_wait<kStages - 1>();
-      __syncwarp();
-    }
-    return shared_address(cell(i));
-  }
-
-  /// Where the i-th cell is.
-  __device__ std::byte* cell(int i) const { return memory_ + i % kStages * Cell<kDim>::kBytes; }
-
-  /// The i-th cell is no longer needed.
-  __device__ void release(int i) {
-    __syncwarp();
-    copy<false>(i + kStages);
-  }
-
- private:
-  __device__ Source look_up(int first) const {
-    const int i = first + threadIdx.x % 32;
-    if (i >= count_) return {nullptr, nullptr, 0, 0};
-    return source_of(schedule_, problem_, place_of(schedule_, begin_ + i), by_);
-  }
-
-  /// `kFirst`: it is one of the ring's first.
-  template <bool kFirst>
-  __device__ void copy(int i) {
-    static_assert(kStages <= 32);
-    if (i < count_) {
-      if (!kFirst && i % 32 == 0) {
-        now_ = next_;
-        next_ = look_up(i + 32);
-      }
-      const std::byte* const head = pointer_of_lane(now_.head, i % 32);
-      const int first = __shfl_sync(0xffffffffu, now_.first, i % 32);
-      std::byte* const cell = this->cell(i);
-      const uint32_t barrier = barriers_ + i % kStages * 8;
-      const int block_size = problem_.layout.block_size;
-      if (block_size >= kCellKeys) {
-        expect(barrier, Cell<kDim>::kBytes);
-        copy_to_cell<kDim>(cell, 0, head, block_size, first, kCellKeys, barrier, policy_);
-      } else {
-        const std::byte* const second = pointer_of_lane(now_.second, i % 32);
-        expect(barrier, ((head != nullptr) + (second != nullptr)) * (Cell<kDim>::kBytes / 2));
-        if (head != nullptr) copy_to_cell<kDim>(cell, 0, head, block_size, 0, block_size, barrier, policy_);
-        if (second != nullptr)
-          copy_to_cell<kDim>(cell, block_size, second, block_size, 0, block_size, barrier, policy_);
-      }
-    }
-    if constexpr (!kBulkCopies) async_copy_commit();
-  }
-
-  __device__ static void expect(uint32_t barrier, int bytes) {
-    if constexpr (kBulkCopies) {
-      if (threadIdx.x % 32 == 0) barrier_expect(barrier, static_cast<unsigned>(bytes));
-      __syncwarp();
-    }
-  }
-
-  std::byte* memory_;
-  uint32_t barriers_;
-  const Schedule<kCellKeys>& schedule_;
-  const AttentionProblem& problem_;
-  const Divisors& by_;
-  int begin_, count_;
-  int asked_ = 0;
-  uint64_t policy_;
-  Source now_, next_;
-};
 
 /// What a warp knows of the pair that it is at.
 template <typename T, int kDim>
@@ -383,9 +228,9 @@ struct NoTokens {};
 
 /// `Tokens`: NewTokens<T>, if rope_kv_write has not.
 template <typename T, int kDim, typename Tokens>
-__global__ void __launch_bounds__(32 * Shape<kDim>::kMaxWarps, 1)
-    decode_kernel(const AttentionProblem problem, const Divisors by, const Tokens tokens) {
-  using S = Shape<kDim>;
+__global__ void __launch_bounds__(32 * DecodeShape<kDim>::kMaxWarps, 1)
+    decode_kernel(const AttentionProblem problem, const DecodeDivisors by, const Tokens tokens) {
+  using S = DecodeShape<kDim>;
   constexpr bool kTurns = !std::is_same_v<Tokens, NoTokens>;
   const int warps = by.warps, blocks = by.blocks, tiles = by.tiles;
   QUIRE_DYNAMIC_SHARED(std::byte, shared);
@@ -461,7 +306,7 @@ __global__ void __launch_bounds__(32 * Shape<kDim>::kMaxWarps, 1)
     };
     // On its way while block tables are.
     const uint32_t first_rope_row = rope_row(place.sequence);
-    Ring<kDim> ring(rings + warp * S::kRingBytes, own_barriers, schedule, problem, by, begin, count, own, kTurns);
+    CellRing<kDim> ring(rings + warp * S::kRingBytes, own_barriers, schedule, problem, by, begin, count, own, kTurns);
     const auto make_turned = [&] {
       if constexpr (kTurns) {
         return TurnedRows<T, kDim>(tokens, problem, by.block_size, turned_rows + warp * turned_bytes);
@@ -627,12 +472,12 @@ int num_blocks(const Device& device) {
 template <int kDim>
 struct Room {
   static constexpr size_t kReserved = 1024;  // what the kernel declares itself, and the system's
-  static constexpr size_t kWarpBytes = Shape<kDim>::kRingBytes + Shape<kDim>::kStages * 8;
+  static constexpr size_t kWarpBytes = DecodeShape<kDim>::kRingBytes + DecodeShape<kDim>::kStages * 8;
 
   Room(const AttentionProblem& problem, const Device& device)
       : available(device.shared_memory_per_block - kReserved),
         lists(Schedule<kCellKeys>::bytes(problem.num_sequences)),
-        warps(std::min<size_t>(Shape<kDim>::kMaxWarps, (available - lists) / kWarpBytes)) {}
+        warps(std::min<size_t>(DecodeShape<kDim>::kMaxWarps, (available - lists) / kWarpBytes)) {}
 
   /// `turned`: of a warp.
   size_t bytes(size_t turned = 0) const { return warps * (kWarpBytes + turned) + lists; }
@@ -653,10 +498,10 @@ void run(const AttentionProblem& problem, const Tokens& tokens, GpuStream& strea
   prepare([&] { allow_shared_memory(kernel, room.available); });
   const size_t turned = std::is_same_v<Tokens, NoTokens> ? 0 : turned_bytes<kDim>(problem);
   const int blocks = num_blocks(stream.device()), warps = static_cast<int>(room.warps);
-  const Divisors by{.blocks = Divisor(blocks),
-                    .warps = Divisor(warps),
-                    .tiles = Divisor((problem.group + kPartRows - 1) / kPartRows),
-                    .block_size = Divisor(problem.layout.block_size)};
+  const DecodeDivisors by{.blocks = Divisor(blocks),
+                          .warps = Divisor(warps),
+                          .tiles = Divisor((problem.group + kPartRows - 1) / kPartRows),
+                          .block_size = Divisor(problem.layout.block_size)};
   launch("attention", kernel, dim3(blocks), dim3(32 * warps), room.bytes(turned), stream, problem, by, tokens);
 }
 
@@ -683,7 +528,7 @@ auto with_dim(int head_dim, Work&& work) {
 
 size_t decode_scratch_bytes(const Device& device) {
   const auto bytes = [](auto shape) { return (shape.kMaxWarps + 2) * shape.kPartFloats * sizeof(float); };
-  return static_cast<size_t>(num_blocks(device)) * std::max(bytes(Shape<128>{}), bytes(Shape<256>{}));
+  return static_cast<size_t>(num_blocks(device)) * std::max(bytes(DecodeShape<128>{}), bytes(DecodeShape<256>{}));
 }
 
 size_t decode_counters(const Device& device) {
