@@ -14,8 +14,6 @@ set(quire_cuda_sources
   kernels_cuda/attention/prefill_hopper.cu
   kernels_cuda/chain/chain.cc
   kernels_cuda/chain/chain.cu
-  kernels_cuda/chain/rows.cu
-  kernels_cuda/chain/rows_chain.cc
   kernels_cuda/comm/all_gather.cu
   kernels_cuda/comm/all_reduce.cu
   kernels_cuda/comm/group.cc

@@ -8,7 +8,6 @@
 #include "backend/backend.h"
 #include "kernels_cuda/attention/put_off_rope.h"
 #include "kernels_cuda/chain/chain.h"
-#include "kernels_cuda/chain/rows_chain.h"
 #include "kernels_cuda/common/device.h"
 
 namespace quire::gpu {
@@ -45,10 +44,7 @@ void check_ranks(const Resources& resources);
 class GpuStream final : public Stream {
  public:
   GpuStream(const Resources& resources, vendor::StreamHandle handle)
-      : resources_(resources),
-        handle_(handle),
-        chain_(make_chain(resources.device)),
-        rows_chain_(make_rows_chain(resources.device, resources.deterministic)) {}
+      : resources_(resources), handle_(handle), chain_(make_chain(resources.device)) {}
   ~GpuStream() override { vendor::destroy_stream(handle_); }
   GpuStream(const GpuStream&) = delete;
   GpuStream& operator=(const GpuStream&) = delete;
@@ -61,17 +57,16 @@ class GpuStream final : public Stream {
     return handle_;
   }
 
-  /// Put an op off, if it can become a part of one kernel with those behind it.
+  /// Put an op off, if it can become a part of one kernel with those behind it. The chain may enqueue what it had and
+  /// begin anew with this op; what others hold is older than the op.
   template <typename Args>
   bool chain(const Args& args) {
-    return take(chain_.get(), args);
+    if (chain_ == nullptr || !may_chain_ || !chain_->take(args, *this)) return false;
+    if (put_off_ != chain_.get()) enqueue_put_off();
+    put_off_ = chain_.get();
+    return true;
   }
-  /// The same of products of several rows.
-  template <typename Args>
-  bool chain_rows(const Args& args) {
-    return take(rows_chain_.get(), args);
-  }
-  /// Put an op off that no chain has taken.
+  /// Put an op off that the chain has not taken.
   void put_off(const RopeKvWriteArgs& args) {
     enqueue_put_off();
     rope_.put(args);
@@ -83,7 +78,7 @@ class GpuStream final : public Stream {
     put_off_ = nullptr;
     return rope_.take();
   }
-  /// Enqueue what was put off. Chains take none of the ops that this runs one by one.
+  /// Enqueue what was put off. The chain takes none of the ops that this runs one by one.
   void enqueue_put_off() {
     PutOff* const ops = std::exchange(put_off_, nullptr);
     if (ops == nullptr) return;
@@ -98,19 +93,9 @@ class GpuStream final : public Stream {
   const Device& device() const { return resources_.device; }
 
  private:
-  /// A chain may enqueue what it had and begin anew with this op; what others hold is older than the op.
-  template <typename AnyChain, typename Args>
-  bool take(AnyChain* chain, const Args& args) {
-    if (chain == nullptr || !may_chain_ || !chain->take(args, *this)) return false;
-    if (put_off_ != chain) enqueue_put_off();
-    put_off_ = chain;
-    return true;
-  }
-
   const Resources& resources_;
   vendor::StreamHandle handle_;
   std::unique_ptr<Chain> chain_;
-  std::unique_ptr<RowsChain> rows_chain_;
   PutOffRope rope_;
   PutOff* put_off_ = nullptr;  ///< which of them holds ops; never two do
   bool may_chain_ = true;

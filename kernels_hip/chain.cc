@@ -1,15 +1,9 @@
 // Chains of ops are one kernel each for NVIDIA alone: it lives on bulk copies and on all blocks waiting for each other.
 #include "kernels_cuda/chain/chain.h"
 
-#include "kernels_cuda/chain/rows_chain.h"
-
 namespace quire::gpu {
 
 std::unique_ptr<Chain> make_chain(const Device&) {
-  return nullptr;
-}
-
-std::unique_ptr<RowsChain> make_rows_chain(const Device&, bool) {
   return nullptr;
 }
 

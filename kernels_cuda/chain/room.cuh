@@ -4,7 +4,6 @@
 #include <cstddef>
 
 #include "kernels_cuda/chain/program.h"
-#include "kernels_cuda/chain/ring.cuh"
 #include "kernels_cuda/common/async_copy.cuh"
 #include "kernels_cuda/common/instructions.cuh"
 
@@ -67,6 +66,17 @@ __device__ inline void bring_near(const Link& link) {
 #pragma unroll
   for (int i = 0; i < static_cast<int>(sizeof(Link) / sizeof(uint32_t)); i += kWordsOfLine) use(words[i]);
 }
+
+/// A stage, as those who fill the ring and those who empty it go round.
+struct Position {
+  int stage = 0;
+  unsigned parity = 0;
+  __device__ void advance(int num_stages) {
+    if (++stage < num_stages) return;
+    stage = 0;
+    parity ^= 1;
+  }
+};
 
 __device__ inline int units_per_tile(const RowProduct& product) {
   return product.rule.gated ? kTileLines / 2 : kTileLines;

@@ -59,12 +59,4 @@ __device__ inline void fence_for_copies() {
 #endif
 }
 
-/// Between writing memory and the copy engine's reading it: by who has written, before it says so, and by who was told,
-/// before it asks for the copy.
-__device__ inline void fence_for_copies_of_memory() {
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-  asm volatile("fence.proxy.async.global;" ::: "memory");
-#endif
-}
-
 }  // namespace quire::gpu

@@ -58,13 +58,6 @@ __device__ inline unsigned count_arrival(unsigned* counter) {
   return before;
 }
 
-/// What has been written before another multiprocessor counted its arrival, or wrote this, is seen afterwards.
-__device__ inline unsigned load_acquire(const unsigned* from) {
-  unsigned value;
-  asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(value) : "l"(from) : "memory");
-  return value;
-}
-
 // Memory that other devices, or the host, write and read meanwhile.
 
 /// 8 bytes are stored and loaded as one; two of them in one instruction.

@@ -77,7 +77,6 @@ void linear(const LinearArgs& args, Stream& stream) {
   if (args.x.shape[0] == 0) return;
   GpuStream& gpu = as_gpu(stream);
   if (!gpu.resources().deterministic) {
-    if (gpu.chain_rows(args)) return;
     StreamRows rows;
     rows.x = args.x;
     rows.weight = args.weight;

@@ -9,7 +9,6 @@ void normed_linear(const NormedLinearArgs& args, Stream& stream) {
   if (args.norm.x.shape[0] == 0) return;
   GpuStream& gpu = as_gpu(stream);
   const bool may_stream = !gpu.resources().deterministic;
-  if (may_stream && gpu.chain_rows(args)) return;
   StreamRows rows;
   rows.x = args.norm.x;
   rows.norm = &args.norm;

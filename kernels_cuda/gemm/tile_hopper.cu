@@ -209,7 +209,8 @@ class Units {
  public:
   using S = Shape<kRows>;
 
-  __device__ Units(const TileProduct& product, const Work<kRows, kTogether>& work) : product_(product), work_(work) {
+  __device__ Units(const TileProduct& product, const Work<kRows, kTogether>& work)
+      : product_(product), work_(work), policy_(read_once_policy()) {
     enter_tile();
   }
 
@@ -225,11 +226,19 @@ class Units {
   }
 
   __device__ void copy_weights(std::byte* stage, const CUtensorMap& map, Barrier* barrier) const {
+    const auto copy = [&](auto... begin) {
+      // Tiles are as low where no other reads the same weights.
+      if constexpr (kRows <= 64) {
+        copy_box(stage, map, barrier, begin..., policy_);
+      } else {
+        copy_box(stage, map, barrier, begin...);
+      }
+    };
     if (product_.activates && product_.rule.gated) {
       constexpr int kGroups = kTileColumns / 16;
-      copy_box(stage, map, barrier, unit_ * kUnit, 0, 0, place_.column_tile * kGroups, place_.matrix);
+      copy(unit_ * kUnit, 0, 0, place_.column_tile * kGroups, place_.matrix);
     } else {
-      copy_box(stage, map, barrier, unit_ * kUnit, place_.matrix * product_.n + place_.column_tile * kTileColumns);
+      copy(unit_ * kUnit, place_.matrix * product_.n + place_.column_tile * kTileColumns);
     }
   }
 
@@ -253,6 +262,7 @@ class Units {
 
   const TileProduct& product_;
   Work<kRows, kTogether> work_;
+  uint64_t policy_;
   Place place_;
   int unit_;
   bool has_unit_;

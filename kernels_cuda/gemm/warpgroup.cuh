@@ -113,7 +113,14 @@ __device__ inline void copy_box(void* shared, const CUtensorMap& map, Barrier* b
       : "memory");
 }
 
-/// The latter with a policy of the second-level cache (bulk_copy.cuh).
+/// The same with a policy of the second-level cache (bulk_copy.cuh).
+__device__ inline void copy_box(void* shared, const CUtensorMap& map, Barrier* barrier, int x, int y, uint64_t policy) {
+  asm volatile(
+      "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0], "
+      "[%1, {%3, %4}], [%2], %5;" ::"r"(shared_address(shared)),
+      "l"(&map), "r"(shared_address(barrier)), "r"(x), "r"(y), "l"(policy)
+      : "memory");
+}
 __device__ inline void copy_box(void* shared, const CUtensorMap& map, Barrier* barrier, int x, int y, int z, int u,
                                 int v, uint64_t policy) {
   asm volatile(

@@ -49,7 +49,6 @@ ALLOWED: dict[str, set[str]] = {
         "kernels_cuda/attention/problem.h",
         "kernels_cuda/attention/query_tile.cuh",
         "kernels_cuda/chain/chain.h",
-        "kernels_cuda/chain/rows_chain.h",
         "kernels_cuda/comm/peers.h",
         "kernels_cuda/common/device.h",
         "kernels_cuda/common/launch.cuh",

@@ -61,6 +61,5 @@ void async_copy_wait() {
 }
 
 inline void fence_for_copies() {}
-inline void fence_for_copies_of_memory() {}
 
 }  // namespace quire::gpu

@@ -38,10 +38,6 @@ inline unsigned count_arrival(unsigned* counter) {
   return std::atomic_ref(*counter).fetch_add(1);
 }
 
-inline unsigned load_acquire(const unsigned* from) {
-  return std::atomic_ref(*const_cast<unsigned*>(from)).load();
-}
-
 inline void store_to_system(ulonglong2* to, ulonglong2 pair) {
   store_relaxed(&to->x, pair.x);
   store_relaxed(&to->y, pair.y);

@@ -121,6 +121,9 @@ inline void copy_box(void* shared, const CUtensorMap& map, Barrier* barrier, int
   if (map.rank != 5) gpu_on_cpu::fail("copies a box of another tensor's rank");
   bring_boxes(0, shared, map, barrier, {x, y, z, u, v});
 }
+inline void copy_box(void* shared, const CUtensorMap& map, Barrier* barrier, int x, int y, uint64_t) {
+  copy_box(shared, map, barrier, x, y);
+}
 inline void copy_box(void* shared, const CUtensorMap& map, Barrier* barrier, int x, int y, int z, int u, int v,
                      uint64_t) {
   copy_box(shared, map, barrier, x, y, z, u, v);
