@@ -36,8 +36,8 @@ struct CellSource {
   int old;                  ///< whether all was written before this step
 };
 
-__device__ inline CellSource source_of(const Schedule<kCellKeys>& schedule, const AttentionProblem& problem,
-                                       const Place& place, const DecodeDivisors& by) {
+__device__ inline CellSource source_of(const KeySchedule<kCellKeys>& schedule, const AttentionProblem& problem,
+                                       const UnitPlace& place, const DecodeDivisors& by) {
   const int first_key = schedule.first_key(place.sequence);
   const int key = (first_key / kCellKeys + place.unit) * kCellKeys;
   const int32_t* const table = problem.block_tables + schedule.tables[place.sequence];
@@ -66,9 +66,9 @@ class CellRing {
 
   /// `own`: of the warp's cells, the place of that with the lane's number, or of the last one. `all_old`: what this
   /// step's own token has in a cell may be anything.
-  __device__ CellRing(std::byte* memory, uint32_t barriers, const Schedule<kCellKeys>& schedule,
-                      const AttentionProblem& problem, const DecodeDivisors& by, int begin, int count, const Place& own,
-                      bool all_old)
+  __device__ CellRing(std::byte* memory, uint32_t barriers, const KeySchedule<kCellKeys>& schedule,
+                      const AttentionProblem& problem, const DecodeDivisors& by, int begin, int count,
+                      const UnitPlace& own, bool all_old)
       : memory_(memory),
         barriers_(barriers),
         schedule_(schedule),
@@ -155,7 +155,7 @@ class CellRing {
 
   std::byte* memory_;
   uint32_t barriers_;
-  const Schedule<kCellKeys>& schedule_;
+  const KeySchedule<kCellKeys>& schedule_;
   const AttentionProblem& problem_;
   const DecodeDivisors& by_;
   int begin_, count_;

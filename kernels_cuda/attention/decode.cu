@@ -49,9 +49,9 @@ struct Cut {
 
 /// Near cell `at` of a run up to `end`, all of whose cells are of the sequences from `low` to `high`: in a pair of up
 /// to `few` cells at its nearer end, if that is at most `most` cells away. In order: a later `at` gives no earlier cut.
-__device__ Cut cut_at(const Schedule<kCellKeys>& schedule, int at, int end, int low, int high, int few, int most) {
+__device__ Cut cut_at(const KeySchedule<kCellKeys>& schedule, int at, int end, int low, int high, int few, int most) {
   if (at >= end) return {end, high};
-  const Place place = place_of(schedule, at, low, high);
+  const UnitPlace place = place_of(schedule, at, low, high);
   const int cells = schedule.units_of(place.sequence);
   const int to = place.unit <= cells / 2 ? -place.unit : cells - place.unit;
   return {cells <= few && abs(to) <= most ? at + to : at, place.sequence};
@@ -250,7 +250,7 @@ __global__ void __launch_bounds__(32 * DecodeShape<kDim>::kMaxWarps, 1)
   fence_for_copies();
   __syncwarp();
 
-  const Schedule<kCellKeys> schedule(lists, problem, tiles);
+  const KeySchedule<kCellKeys> schedule(lists, problem, tiles);
   const int few = kShortCells * warps, block = static_cast<int>(blockIdx.x);
   // No less than a cell for each warp.
   const auto units_of_block = [&](int units) { return max((units + blocks - 1) / by.blocks, warps); };
@@ -294,8 +294,8 @@ __global__ void __launch_bounds__(32 * DecodeShape<kDim>::kMaxWarps, 1)
     if (!hold_next) let_next_start();
     wait_for_previous();
   } else {
-    const Place own = place_of(schedule, begin + min(lane, count - 1), first_sequence, last_sequence);
-    Place place = {shuffle(own.sequence, 0), shuffle(own.pair, 0), shuffle(own.unit, 0)};
+    const UnitPlace own = place_of(schedule, begin + min(lane, count - 1), first_sequence, last_sequence);
+    UnitPlace place = {shuffle(own.sequence, 0), shuffle(own.pair, 0), shuffle(own.unit, 0)};
     // Without a branch and a sign, for either of which the compiler would wait for it at once.
     const auto rope_row = [&]([[maybe_unused]] int sequence) -> uint32_t {
       if constexpr (kTurns) {
@@ -324,7 +324,7 @@ __global__ void __launch_bounds__(32 * DecodeShape<kDim>::kMaxWarps, 1)
     int following = sequence_after(place.sequence);
     uint32_t following_rope_row = rope_row(following);
     /// `left`: cells of the warp from the place on.
-    const auto rows_of = [&](const Place& place, int left) -> PairRows {
+    const auto rows_of = [&](const UnitPlace& place, int left) -> PairRows {
       const int kv_head = place.pair / by.tiles, tile = place.pair % by.tiles;
       return {.token = schedule.tokens[place.sequence],
               .kv_head = kv_head,
@@ -346,8 +346,8 @@ __global__ void __launch_bounds__(32 * DecodeShape<kDim>::kMaxWarps, 1)
       const int first = schedule.first_key(place.sequence);
       const int stop = min(count, i + cells - place.unit);
       int key = (first / kCellKeys + place.unit) * kCellKeys;
-      const Place next =
-          place.pair + 1 < schedule.pairs ? Place{place.sequence, place.pair + 1, 0} : Place{following, 0, 0};
+      const UnitPlace next =
+          place.pair + 1 < schedule.pairs ? UnitPlace{place.sequence, place.pair + 1, 0} : UnitPlace{following, 0, 0};
       [[maybe_unused]] bool has_newest = false;
       if constexpr (kTurns) {
         has_newest = turned.turn(rows);
@@ -476,7 +476,7 @@ struct Room {
 
   Room(const AttentionProblem& problem, const Device& device)
       : available(device.shared_memory_per_block - kReserved),
-        lists(Schedule<kCellKeys>::bytes(problem.num_sequences)),
+        lists(KeySchedule<kCellKeys>::bytes(problem.num_sequences)),
         warps(std::min<size_t>(DecodeShape<kDim>::kMaxWarps, (available - lists) / kWarpBytes)) {}
 
   /// `turned`: of a warp.

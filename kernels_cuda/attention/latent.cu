@@ -34,7 +34,7 @@ constexpr int kFixedBytes = kCellBytes + kStages * kStageBytes + kScoreBytes;  /
 constexpr int kMinBlockUnits = 4;
 constexpr int kMaxCommonParts = 16;
 
-using LatentSchedule = Schedule<kTile>;
+using LatentSchedule = KeySchedule<kTile>;
 
 enum class Mode { kSplitSingle, kTokensOfMany, kAllTokens };
 
@@ -131,13 +131,15 @@ __global__ void __launch_bounds__(kThreads, 1) latent_kernel(const AttentionProb
   if (block_begin >= block_end) return;
 
   // The row's keys, and the first of the unit's.
-  const auto keys_of = [&](const Place& place) -> Keys {
+  const auto keys_of = [&](const UnitPlace& place) -> Keys {
     if (!split) return own;
     const int s = place.sequence;
     return {schedule.tokens[s], schedule.tables[s], schedule.first_key(s), schedule.contexts[s]};
   };
-  const auto place_at = [&](int unit) { return split ? place_of(schedule, unit) : Place{0, block % tiles, unit}; };
-  const auto first_of = [&](const Place& place, const Keys& keys) { return (keys.first / kTile + place.unit) * kTile; };
+  const auto place_at = [&](int unit) { return split ? place_of(schedule, unit) : UnitPlace{0, block % tiles, unit}; };
+  const auto first_of = [&](const UnitPlace& place, const Keys& keys) {
+    return (keys.first / kTile + place.unit) * kTile;
+  };
 
   // Pages of the warp's keys are looked up a unit ahead: lane i has the i-th of them.
   int32_t next_block = -1;
@@ -145,7 +147,7 @@ __global__ void __launch_bounds__(kThreads, 1) latent_kernel(const AttentionProb
   const auto look_up = [&](int unit) {
     next_block = -1;
     if (unit >= block_end) return;
-    const Place place = place_at(unit);
+    const UnitPlace place = place_at(unit);
     const Keys keys = keys_of(place);
     const int block_size = problem.layout.block_size, step = min(block_size, kCellKeys);
     next_key = first_of(place, keys) + warp * kCellKeys;
@@ -177,7 +179,7 @@ __global__ void __launch_bounds__(kThreads, 1) latent_kernel(const AttentionProb
   shared_pair[0].pair = shared_pair[1].pair = -1;
 
   Sums sums;
-  Place place = place_at(block_begin);
+  UnitPlace place = place_at(block_begin);
   for (int unit = block_begin; unit < block_end;) {
     const Keys keys = keys_of(place);
     const int units = split ? schedule.units_of(place.sequence) : block_end;

@@ -18,7 +18,7 @@ constexpr int kPartRows = 16;
 /// The work of one launch: sequences with one query, cut into units of kUnit keys at fixed positions. Lists in shared
 /// memory, by sequence.
 template <int kUnit>
-struct Schedule {
+struct KeySchedule {
   int* units_before;  ///< [S + 1]
   int* contexts;
   int* tables;  ///< where a sequence's blocks begin
@@ -29,7 +29,7 @@ struct Schedule {
 
   static __host__ __device__ size_t bytes(int sequences) { return (4 * sequences + 1) * sizeof(int); }
 
-  __device__ Schedule(int* memory, const AttentionProblem& problem, int tiles)
+  __device__ KeySchedule(int* memory, const AttentionProblem& problem, int tiles)
       : units_before(memory),
         contexts(units_before + problem.num_sequences + 1),
         tables(contexts + problem.num_sequences),
@@ -44,7 +44,7 @@ struct Schedule {
 };
 
 /// A unit of the work.
-struct Place {
+struct UnitPlace {
   int sequence;
   int pair;  ///< of the sequence: kv head and tile of rows
   int unit;  ///< of the pair, from the first that the query sees
@@ -52,7 +52,7 @@ struct Place {
 
 /// Of a unit of one of the sequences from `low` to `high`.
 template <int kUnit>
-__device__ Place place_of(const Schedule<kUnit>& schedule, int unit, int low, int high) {
+__device__ UnitPlace place_of(const KeySchedule<kUnit>& schedule, int unit, int low, int high) {
   while (low < high) {
     const int middle = (low + high) / 2;
     if (schedule.units_before[middle + 1] * schedule.pairs > unit) {
@@ -67,7 +67,7 @@ __device__ Place place_of(const Schedule<kUnit>& schedule, int unit, int low, in
 }
 
 template <int kUnit>
-__device__ Place place_of(const Schedule<kUnit>& schedule, int unit) {
+__device__ UnitPlace place_of(const KeySchedule<kUnit>& schedule, int unit) {
   return place_of(schedule, unit, 0, schedule.sequences - 1);
 }
 
@@ -80,7 +80,7 @@ struct TellNobody {
 /// By all threads of a block. Returns whether some sequence has more than `few` units. `tell(s, begin, end, all)`: told
 /// of each sequence by one of them: its units are those from `begin` to `end` of `all`, counted for one pair.
 template <int kUnit, typename Tell = TellNobody>
-__device__ bool make_schedule(const Schedule<kUnit>& schedule, const AttentionProblem& problem, int few,
+__device__ bool make_schedule(const KeySchedule<kUnit>& schedule, const AttentionProblem& problem, int few,
                               const Tell& tell = {}) {
   __shared__ int totals[32];
   bool many = false;
