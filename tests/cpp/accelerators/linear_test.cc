@@ -144,6 +144,13 @@ TEST(Linear, takes_few_rows_too_long_for_shared_memory) {
   }
 }
 
+// A backend may have another kernel for it than for a small one.
+TEST(Linear, takes_few_rows_of_a_large_matrix) {
+  QUIRE_NEED_ACCELERATOR();
+  check_linear({DType::kBFloat16, DType::kBFloat16, DType::kBFloat16, 2, 5320, 4104, true});
+  check_linear({DType::kFloat16, DType::kFloat16, DType::kFloat32, 5, 5320, 4104, false, true});
+}
+
 TEST(Linear, gives_the_same_again_and_again) {
   QUIRE_NEED_ACCELERATOR();
   constexpr int64_t kWide = 6144, kNarrow = 1024;
@@ -446,6 +453,13 @@ TEST(NormedLinear, is_norm_linear_and_activation) {
       if (HasFatalFailure()) return;
     }
   }
+}
+
+TEST(NormedLinear, takes_few_rows_of_a_large_matrix) {
+  QUIRE_NEED_ACCELERATOR();
+  const ActivationRule gate{.kind = Activation::kSilu, .gated = true};
+  check_normed({DType::kBFloat16, 3, 5328, 4104, NormKind::kRms, true, true, gate});
+  check_normed({DType::kFloat16, 2, 5320, 4104, NormKind::kLayer, false, false, {}, DType::kFloat32});
 }
 
 TEST(NormedLinear, rounds_nothing_between_float32_and_weights_of_16_bits) {
