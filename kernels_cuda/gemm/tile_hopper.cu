@@ -227,7 +227,7 @@ class Units {
 
   __device__ void copy_weights(std::byte* stage, const CUtensorMap& map, Barrier* barrier) const {
     const auto copy = [&](auto... begin) {
-      // Tiles are as low where no other reads the same weights.
+      // Tiles are as low where hardly any other reads the same weights.
       if constexpr (kRows <= 64) {
         copy_box(stage, map, barrier, begin..., policy_);
       } else {
