@@ -57,9 +57,9 @@ build_wave 32 OFF quire_hip
 rm -f "$build"/*.*.log
 # The longest first. Before 9.0 some ops have kernels of their own. How ranks meet and tokens are drawn has little to do
 # with the size of waves.
-for test in attention sample chain roped_decode linear moe ranks small_ops backend route; do
+for test in attention sample chain roped_decode linear normed_linear moe ranks small_ops backend route; do
   for machine in cuda90 cuda80 hip64 hip32; do
-    [[ $machine != cuda80 || "attention linear moe roped_decode" = *"$test"* ]] || continue
+    [[ $machine != cuda80 || "attention linear moe normed_linear roped_decode" = *"$test"* ]] || continue
     [[ $machine != hip* || $test != *chain ]] || continue
     [[ $machine != hip32 || "ranks sample" != *"$test"* ]] || continue
     echo "$machine $test"
