@@ -29,6 +29,7 @@ set(quire_cuda_sources
   kernels_cuda/gemm/linear.cc
   kernels_cuda/gemm/normed_linear.cc
   kernels_cuda/gemm/pack.cu
+  kernels_cuda/gemm/skinny.cu
   kernels_cuda/gemm/stream_rows.cu
   kernels_cuda/gemm/tensor_map.cc
   kernels_cuda/gemm/tile.cu

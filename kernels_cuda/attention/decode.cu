@@ -21,6 +21,7 @@
 #include "kernels_cuda/attention/turned_rows.cuh"
 #include "kernels_cuda/common/launch.cuh"
 #include "kernels_cuda/common/reduce.cuh"
+#include "kernels_cuda/gemm/skinny.h"
 
 namespace quire::gpu {
 namespace {
@@ -37,9 +38,10 @@ constexpr int kMostMoved = 3;  // a third
 /// never. A block's rings leave no room for one of a product beside it. Products that may start earlier go where there
 /// is room: to what is free, or ends first, two blocks to a multiprocessor, while as many stay idle; the kernel behind
 /// them then gets the idle ones, two blocks each, and so on. On an H200 a step of Llama-3-8B takes 5.08 instead of 6.29
-/// ms so with one sequence of 4096 keys and no chain, 9.49 instead of 9.69 with 256 of some 200, the same with 8
-/// and 64.
+/// ms so with one sequence of 4096 keys and no chain, 9.49 instead of 9.69 with 256 of some 200. With 9 to 64 sequences
+/// a skinny product follows, whose blocks have a multiprocessor each: those may start, 4.29 instead of 4.36 ms with 16.
 constexpr int kHoldNextPercent = 50;
+constexpr int kFewestNotHeld = 9;
 
 /// Where a run of cells ends and the next begins.
 struct Cut {
@@ -287,7 +289,9 @@ __global__ void __launch_bounds__(32 * DecodeShape<kDim>::kMaxWarps, 1)
 
   const int num_pairs = schedule.sequences * schedule.pairs;
   const int holding_blocks = (blocks * kHoldNextPercent + 99) / 100;
-  const bool hold_next = (holding_blocks - 1) * block_units < units && (long_pairs || num_pairs >= holding_blocks);
+  const bool may_hold = schedule.sequences < kFewestNotHeld || schedule.sequences > kMostSkinnyRows;
+  const bool hold_next =
+      may_hold && (holding_blocks - 1) * block_units < units && (long_pairs || num_pairs >= holding_blocks);
   if (lane < 2) owners[warp][lane].pair = -1;
   __syncwarp();
   if (count == 0) {

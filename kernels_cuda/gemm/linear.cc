@@ -84,6 +84,9 @@ void linear(const LinearArgs& args, Stream& stream) {
     rows.residual = args.residual;
     rows.out = args.out;
     if (stream_rows_fits(rows, gpu.device())) return chain_or_stream_rows(rows, gpu);
+    if (tiles_are_faster(args, nullptr, gpu) && tile_linear_fits(args, nullptr, gpu)) {
+      return tile_linear(args, nullptr, gpu);
+    }
     if (blas_linear(args, gpu)) return;
   }
   if (tile_linear_fits(args, nullptr, gpu)) return tile_linear(args, nullptr, gpu);

@@ -26,12 +26,13 @@ void normed_linear(const NormedLinearArgs& args, Stream& stream) {
   if (may_stream && stream_rows_fits(rows, gpu.device())) return chain_or_stream_rows(rows, gpu);
 
   LinearArgs product{.x = args.norm.out, .weight = args.weight, .bias = args.bias, .residual = {}, .out = args.out};
+  if (!args.has_activation) return linear(product, stream);
   if (tiles_are_faster(product, rows.activation, gpu) && tile_linear_fits(product, rows.activation, gpu)) {
     return tile_linear(product, rows.activation, gpu);
   }
-  if (args.has_activation) product.out = args.up;
+  product.out = args.up;
   linear(product, stream);
-  if (args.has_activation) activation({.rule = args.activation, .x = product.out, .out = args.out}, stream);
+  activation({.rule = args.activation, .x = product.out, .out = args.out}, stream);
 }
 
 }  // namespace quire::gpu

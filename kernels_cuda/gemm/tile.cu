@@ -20,6 +20,7 @@
 #include "kernels_cuda/common/mma.cuh"
 #include "kernels_cuda/common/numbers.cuh"
 #include "kernels_cuda/gemm/activate.cuh"
+#include "kernels_cuda/gemm/skinny.h"
 #include "kernels_cuda/gemm/tile.cuh"
 #include "kernels_cuda/gemm/tile.h"
 #include "kernels_cuda/gemm/tile_hopper.h"
@@ -435,6 +436,9 @@ void multiply_tiles(TileProduct product, DType dtype, int rows_per_tile, int32_t
     const int64_t chunk_units = (units + chunks - 1) / chunks;
     product.chunks = static_cast<int32_t>((units + chunk_units - 1) / chunk_units);
   }
+  if (product.row_tiles == nullptr && product.x_rows == nullptr && skinny_fits(product.num_rows, product.n, stream)) {
+    return multiply_skinny(product, dtype, stream);
+  }
   if (hopper_tiles_fit(stream.device())) return multiply_hopper_tiles(product, dtype, rows_per_tile, stream);
   if (dtype == DType::kBFloat16) return launch_tiles<BFloat>(product, rows_per_tile, stream);
   return launch_tiles<Half>(product, rows_per_tile, stream);
@@ -444,13 +448,10 @@ bool tiles_are_faster(const LinearArgs& product, const ActivationRule* activatio
   // A deterministic stream may not tell rows.
   if (!hopper_tiles_fit(stream.device()) || stream.resources().deterministic) return false;
   const int64_t rows = product.x.shape[0];
+  if (skinny_fits(rows, product.weight->n, stream)) return true;
   // Beyond, finishing a tile's gates takes longer than another kernel does.
   constexpr int64_t kMostActivatedRows = 32;
-  if (activation != nullptr) return rows <= kMostActivatedRows;
-  // They are not, but attention begins early behind them: Llama-3-8B at 64 rows takes 5.24 instead of 5.32 ms on an
-  // H200, some 3 us a layer. Of a larger matrix they would lose that.
-  constexpr int64_t kMostRows = 64, kMostBytes = int64_t{64} << 20;
-  return rows <= kMostRows && product.weight->n * product.weight->k * 2 <= kMostBytes;
+  return activation != nullptr && rows <= kMostActivatedRows;
 }
 
 size_t tile_scratch_bytes(const Device& device) {

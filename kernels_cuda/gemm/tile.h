@@ -16,8 +16,7 @@ namespace quire::gpu {
 bool tile_linear_fits(const LinearArgs& args, const ActivationRule* activation, const GpuStream& stream);
 void tile_linear(const LinearArgs& args, const ActivationRule* activation, GpuStream& stream);
 
-/// Whether a step is faster with tiles for a product behind a norm, and for its activation if there is one, than with
-/// the library.
+/// Whether a step is faster with tiles for a product, and for its activation if there is one, than with the library.
 bool tiles_are_faster(const LinearArgs& product, const ActivationRule* activation, const GpuStream& stream);
 
 /// What tiles can use of Resources::scratch and Resources::counters. With less they are right, but do not cut their

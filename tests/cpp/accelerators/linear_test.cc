@@ -117,6 +117,27 @@ TEST(Linear, takes_few_rows_of_a_large_matrix) {
   check_linear({DType::kFloat16, DType::kFloat16, DType::kFloat32, 5, 5320, 4104, false, true});
 }
 
+// A backend may cut it into as many equal parts as the device has processors, whatever the width is then.
+TEST(Linear, takes_few_rows_of_matrices_of_any_width) {
+  QUIRE_NEED_ACCELERATOR();
+  for (const DType dtype : {DType::kBFloat16, DType::kFloat16}) {
+    // For a device of few processors, as the emulated one.
+    for (const int64_t n : {96, 200, 330, 520, 776, 1000}) {
+      for (const int64_t tokens : {9, 16, 33, 64}) {
+        check_linear({dtype, dtype, dtype, tokens, n, 328, n % 16 != 0});
+        check_linear({dtype, dtype, DType::kFloat32, tokens, n, 136, false, true, 8, 4});
+        if (HasFatalFailure()) return;
+      }
+    }
+    check_linear({dtype, dtype, DType::kFloat32, 12, 200, 6000, true, true});
+    check_linear({dtype, dtype, dtype, 50, 760, 6000});
+    // And of many.
+    for (const int64_t n : {2112, 4200, 6210, 8300, 12'400, 20'000, 24'500, 28'672, 33'000}) {
+      check_linear({dtype, dtype, n % 16 == 0 ? dtype : DType::kFloat32, 17, n, 72, n % 16 != 0});
+    }
+  }
+}
+
 TEST(Linear, gives_the_same_again_and_again) {
   QUIRE_NEED_ACCELERATOR();
   constexpr int64_t kWide = 6144, kNarrow = 1024;

@@ -124,6 +124,20 @@ TEST(NormedLinear, takes_few_rows_of_a_large_matrix) {
   check_normed({DType::kFloat16, 2, 5320, 4104, NormKind::kLayer, false, false, {}, DType::kFloat32});
 }
 
+// As in linear_test.cc, but pairs of rows of the matrix must stay together.
+TEST(NormedLinear, takes_few_rows_of_matrices_of_any_width) {
+  QUIRE_NEED_ACCELERATOR();
+  const ActivationRule gate{.kind = Activation::kSilu, .gated = true};
+  for (const DType dtype : {DType::kBFloat16, DType::kFloat16}) {
+    for (const int64_t n : {192, 336, 448, 800, 1024}) {
+      check_normed({dtype, 20, n, 72, NormKind::kRms, false, true, gate});
+      check_normed({dtype, 64, n, 328, NormKind::kLayer, true, true, gate});
+      if (HasFatalFailure()) return;
+    }
+    for (const int64_t n : {8448, 20'000, 28'672}) check_normed({dtype, 11, n, 72, NormKind::kRms, true, true, gate});
+  }
+}
+
 TEST(NormedLinear, rounds_nothing_between_float32_and_weights_of_16_bits) {
   QUIRE_NEED_ACCELERATOR();
   for (const DType dtype : {DType::kBFloat16, DType::kFloat16}) {
