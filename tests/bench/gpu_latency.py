@@ -7,7 +7,9 @@
 CONFIG is a config.json of any family. Cases (token ids at random, greedy, end of text ignored, no prefix reuse):
 
     decode:B        ms per step at batch B: prompts of 128, the 128 steps behind the first token
-    decode:BxL      the same with prompts of L tokens
+    decode:BxL      the same with prompts of L tokens. What the steps take is the difference of two runs, of which one
+                    ends with the first tokens: where prompts take seconds, a difference between them counts as well
+    steady:BxL      ms per step in which all B sequences are decoded, by the times at which tokens came
     prefill:BxL     prompt tokens/s of B prompts of L tokens that generate one token each
     first:L         ms from the call to the first token, one prompt of L tokens
     offline         500 requests at once, 110,000 tokens in and 99,999 out: requests/s and tokens out/s
@@ -61,7 +63,8 @@ class Bench:
         self.vocabulary = json.loads((Path(folder) / "config.json").read_text())["vocab_size"]
         self.random = random.Random(1)
 
-    def seconds(self, lengths: list[int], generate: list[int]) -> float:
+    def run(self, lengths: list[int], generate: list[int]) -> tuple[float, list[Any]]:
+        """Seconds, and the outputs, of prompts of `lengths` tokens that generate so many each."""
         from quire import SamplingParams
 
         prompts = [[self.random.randrange(self.vocabulary) for _ in range(length)] for length in lengths]
@@ -70,16 +73,29 @@ class Bench:
         outputs = self.llm.generate(prompt_token_ids=prompts, sampling_params=params, use_tqdm=False)
         seconds = time.perf_counter() - start
         assert [len(output.outputs[0].token_ids) for output in outputs] == generate
-        return seconds
+        return seconds, outputs
+
+    def seconds(self, lengths: list[int], generate: list[int]) -> float:
+        return self.run(lengths, generate)[0]
 
     def step_ms(self, batch: int, length: int) -> float:
         first = self.seconds([length] * batch, [1] * batch)
         return (self.seconds([length] * batch, [STEPS + 1] * batch) - first) / STEPS * 1e3
 
+    def steady_ms(self, batch: int, length: int) -> float:
+        # The sequence that starts last ends first.
+        _, outputs = self.run([length] * batch, [2 * STEPS + 1] * (batch - 1) + [STEPS + 1])
+        last = outputs[-1].metrics
+        assert last.first_token_time == max(output.metrics.first_token_time for output in outputs)
+        assert last.finished_time == min(output.metrics.finished_time for output in outputs)
+        return (last.finished_time - last.first_token_time) / STEPS * 1e3
+
     def measure(self, case: str) -> tuple[float, str]:
         kind = case.partition(":")[0]
         if kind == "decode":
             return self.step_ms(*shape_of(case)), "ms/step"
+        if kind == "steady":
+            return self.steady_ms(*shape_of(case)), "ms/step"
         if kind == "prefill":
             batch, length = shape_of(case)
             return batch * length / self.seconds([length] * batch, [1] * batch), "tok/s"
