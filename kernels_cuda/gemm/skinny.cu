@@ -64,9 +64,11 @@ template <int kColumns>
 Ring ring_for(int rows) {
   using S = Shape<kColumns>;
   const int box_rows = rows <= 16 ? 16 : rows <= 32 ? 32 : 64;
-  const int stage_bytes = S::kUnits * (box_rows * kUnit * 2 + S::kWeightBytes);
+  const int stage_bytes = S::kStep * (box_rows + kColumns) * 2;
   // A product reads 64 rows of x, if need be what lies behind them.
   static_assert(kUnit * 2 * 16 + S::kUnits * S::kWeightBytes >= 64 * kUnit * 2);
+  // Sums go where the stages were.
+  static_assert(kMostSkinnyRows * S::kStride * 4 <= kMostShared / 2);
   constexpr int kAligned = 1024;
   const int room = kMostShared - kAligned - static_cast<int>(sizeof(Barriers));
   return {.box_rows = box_rows, .stages = std::min(kMostStages, room / stage_bytes), .stage_bytes = stage_bytes};
