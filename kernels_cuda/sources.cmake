@@ -35,6 +35,7 @@ set(quire_cuda_sources
   kernels_cuda/gemm/tile.cu
   kernels_cuda/gemm/tile_hopper.cu
   kernels_cuda/gemm/tile_linear.cc
+  kernels_cuda/gemm/tile_maps.cc
   kernels_cuda/moe/moe.cu
   kernels_cuda/moe/plain.cu
   kernels_cuda/moe/tiles.cc

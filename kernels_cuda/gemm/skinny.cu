@@ -21,7 +21,7 @@
 #include "kernels_cuda/common/launch.cuh"
 #include "kernels_cuda/gemm/operand.cuh"
 #include "kernels_cuda/gemm/skinny.h"
-#include "kernels_cuda/gemm/tensor_map.h"
+#include "kernels_cuda/gemm/tile_maps.h"
 #include "kernels_cuda/gemm/tile_schedule.cuh"
 #include "kernels_cuda/gemm/tile_store.cuh"
 #include "kernels_cuda/gemm/warpgroup.cuh"
@@ -305,19 +305,10 @@ void launch_skinny(const TileProduct& product, DType dtype, int blocks, GpuStrea
   static OncePerDevice prepare;
   prepare([&] { allow_shared_memory(kernel, kMostShared); });
   const Ring ring = ring_for<kColumns>(product.num_rows);
-  // The stride of a single row may be anything.
-  const int64_t stride = product.num_x_rows == 1 ? (int64_t{product.k} + 7) / 8 * 8 : product.x_stride;
-  const CUtensorMap x = make_tensor_map<2>(dtype, product.x, {product.k, product.num_x_rows}, {stride},
-                                           {kUnit, static_cast<uint32_t>(ring.box_rows)});
-  const int64_t k = product.k;
-  const int64_t n = product.n;
-  const bool gated = product.activates && product.rule.gated;
-  const CUtensorMap weights = gated ? make_tensor_map<5>(dtype, product.weight, {k, 8, 2, n / 16, 1},
-                                                         {k, n / 2 * k, 8 * k, n * k}, {kUnit, 8, 2, kColumns / 16, 1})
-                                    : make_tensor_map<2>(dtype, product.weight, {k, n}, {k}, {kUnit, kColumns});
-  const auto tiles = static_cast<unsigned>((n + kColumns - 1) / kColumns);
+  const auto tiles = static_cast<unsigned>((product.n + kColumns - 1) / kColumns);
   check(vendor::launch_clusters(kernel, dim3(tiles * static_cast<unsigned>(blocks)), blocks, dim3(kThreads),
-                                kMostShared, stream.handle(), /*early=*/true, weights, x, product, ring),
+                                kMostShared, stream.handle(), /*early=*/true, weight_map(product, dtype, kColumns),
+                                x_map(product, dtype, ring.box_rows), product, ring),
         "skinny product");
 }
 

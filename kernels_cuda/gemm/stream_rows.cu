@@ -31,9 +31,9 @@ constexpr int kThreads = kRowThreads;
 constexpr int kMaxTokens = 8;
 /// With several tokens tiles and cuBLASLt read a large matrix faster on compute capability 9.0, and start later, so a
 /// small one takes longer; skinny.cu, which came after these figures, does as well as this kernel does. On an H200 a
-/// step of Llama-3-8B (34 to 235 MB) with 2, 4 and 8 tokens takes 4.40, 4.35 and 4.51 ms without this
-/// kernel, 4.39, 4.44 and 4.52 so, 4.45, 4.49 and 4.54 with it up to 80 MiB; of Llama-3.2-1B (8 to 67 MB) 1.07, 1.08
-/// and 1.08, 1.00, 0.97 and 0.95, 0.99, 1.02 and 1.06.
+/// step of Llama-3-8B (34 to 235 MB) with 2, 4 and 8 tokens takes 4.40, 4.35 and 4.51 ms without this kernel, 4.39,
+/// 4.44 and 4.52 so, 4.45, 4.49 and 4.54 with it up to 80 MiB; of Llama-3.2-1B (8 to 67 MB) 1.07, 1.08 and 1.08, 1.00,
+/// 0.97 and 0.95, 0.99, 1.02 and 1.06.
 constexpr int64_t kMostBytesOfSeveral = int64_t{40} << 20;
 /// A slot of a warp's ring: 16 bytes of each lane, four times.
 constexpr int kSlotVectors = 4 * 32;

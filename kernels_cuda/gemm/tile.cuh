@@ -20,6 +20,9 @@ struct alignas(16) RowTile {
 };
 constexpr int kTilesPerBatch = 16;
 
+/// K goes by in pieces of so many elements, a line of memory of each row.
+constexpr int kUnit = 64;
+
 /// Columns of a tile: output features, or half as many pairs of gate and up.
 constexpr int kTileColumns = 128;
 

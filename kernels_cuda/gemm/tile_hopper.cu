@@ -22,8 +22,8 @@
 #include "core/check.h"
 #include "kernels_cuda/common/launch.cuh"
 #include "kernels_cuda/gemm/operand.cuh"
-#include "kernels_cuda/gemm/tensor_map.h"
 #include "kernels_cuda/gemm/tile_hopper.h"
+#include "kernels_cuda/gemm/tile_maps.h"
 #include "kernels_cuda/gemm/tile_schedule.cuh"
 #include "kernels_cuda/gemm/tile_store.cuh"
 #include "kernels_cuda/gemm/warpgroup.cuh"
@@ -429,18 +429,6 @@ __global__ void __launch_bounds__(Shape<kRows>::kThreads, Shape<kRows>::kBlocksP
 #endif
 }
 
-CUtensorMap weight_map(const TileProduct& product, DType dtype) {
-  const int64_t k = product.k;
-  const int64_t n = product.n;
-  const int64_t matrices = product.num_matrices;
-  if (product.activates && product.rule.gated) {
-    const int64_t half = n / 2;
-    return make_tensor_map<5>(dtype, product.weight, {k, 8, 2, half / 8, matrices}, {k, half * k, 8 * k, n * k},
-                              {kUnit, 8, 2, kTileColumns / 16, 1});
-  }
-  return make_tensor_map<2>(dtype, product.weight, {k, matrices * n}, {k}, {kUnit, kTileColumns});
-}
-
 /// The kernel, made ready at its first use on a device.
 template <typename T, int kRows, Together kTogether, bool kChunked>
 auto kernel_of() {
@@ -468,22 +456,18 @@ int clusters_at_once(int cluster) {
 template <typename T, int kRows, Together kTogether, bool kChunked = false>
 void launch_tiles(const TileProduct& product, DType dtype, int cluster, GpuStream& stream) {
   using S = Shape<kRows>;
-  // The stride of a single row may be anything.
-  const int64_t stride = product.num_x_rows == 1 ? (int64_t{product.k} + 7) / 8 * 8 : product.x_stride;
-  constexpr uint32_t kRowsAtOnce = kTogether == Together::kShareRows ? kRows / 2 : kRows;
-  const CUtensorMap x =
-      make_tensor_map<2>(dtype, product.x, {product.k, product.num_x_rows}, {stride}, {kUnit, kRowsAtOnce});
+  const CUtensorMap weights = weight_map(product, dtype, kTileColumns);
+  const CUtensorMap x = x_map(product, dtype, kTogether == Together::kShareRows ? kRows / 2 : kRows);
   int clusters = clusters_at_once<T, kRows, kTogether>(cluster);
   if (product.row_tiles == nullptr) {
     const int tiles_at_once = kTogether == Together::kShareRows ? cluster : 1;
     const int column_groups = (count_column_tiles(product) + tiles_at_once - 1) / tiles_at_once;
     clusters = std::min(clusters, (product.num_rows + kRows - 1) / kRows * column_groups);
   }
-  check(
-      vendor::launch_clusters(kernel_of<T, kRows, kTogether, kChunked>(),
-                              dim3(static_cast<unsigned>(clusters * cluster)), cluster, dim3(S::kThreads),
-                              S::kSharedBytes, stream.handle(), /*early=*/true, weight_map(product, dtype), x, product),
-      "tiles");
+  check(vendor::launch_clusters(kernel_of<T, kRows, kTogether, kChunked>(),
+                                dim3(static_cast<unsigned>(clusters * cluster)), cluster, dim3(S::kThreads),
+                                S::kSharedBytes, stream.handle(), /*early=*/true, weights, x, product),
+        "tiles");
 }
 
 /// Blocks that share the sums of a tile: as many as let all `tiles` run at once.

@@ -11,8 +11,7 @@
 
 namespace quire::gpu {
 
-constexpr int kUnit = 64;       // of K
-constexpr int kLeastUnits = 4;  // of a tile that are worth a block of their own
+constexpr int kLeastUnits = 4;  // of K, of a tile, that are worth a block of their own
 
 /// A range of one tile's units.
 struct Piece {
